@@ -1,0 +1,318 @@
+"""The search that the three train scripts share: flags, draws, progress, and what is kept."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import signal
+import statistics
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from grid import Grid, Settings, narrow, read_hyperparams, shuffled
+from records import Columns, Leaderboard, Provenance, Records, Row
+from training import Data, Limits, Result, Setting, Task, model_config
+from utils import InputError, Splits, checksum
+from workers import Epoch, Job, Trainer, prepare, train_locally
+
+
+class Experiment(NamedTuple):
+    """What sets one data set's search apart.
+
+    Attributes:
+        name: Of the data set: that of its pickle, and of its table in hyperparams.txt.
+        grid: The released search space.
+        columns: Of the CSV.
+        load: The loader, given the options and IEMOCAP's emotion.
+        task: The loss and the scores, given the data.
+    """
+
+    name: str
+    grid: Grid
+    columns: Columns
+    load: Callable[[argparse.Namespace, str | None], Splits]
+    task: Callable[[Data], Task]
+
+
+class Plan(NamedTuple):
+    """What a command is to train.
+
+    Attributes:
+        settings: All that there are.
+        count: How many of them, the first ones in the search's order.
+        in_order: Whether that is the order in which they stand; else a random one of the seed.
+        names: What single settings are called in hyperparams.txt.
+    """
+
+    settings: Settings | list[Setting]
+    count: int
+    in_order: bool
+    names: dict[Setting, str]
+
+    def positions(self, seed: int) -> Iterator[np.ndarray]:
+        """Yields the positions of the settings to train, in blocks."""
+        left = self.count
+        everything = [np.arange(self.count)]
+        for block in everything if self.in_order else shuffled(len(self.settings), seed):
+            yield block[:left]
+            left -= len(block)
+            if left <= 0:
+                return
+
+
+def search(experiment: Experiment, options: argparse.Namespace, emotion: str | None = None) -> Path:
+    """Trains what the options ask for and has not been trained yet; returns the CSV's path.
+
+    Args:
+        experiment: The data set's.
+        options: As read from the flags.
+        emotion: IEMOCAP's, which is put into the file names.
+
+    Raises:
+        InputError: Something that was given doesn't fit; nothing is overwritten.
+        KeyboardInterrupt: By Ctrl-C, once everything is in order.
+    """
+    plan = _plan(experiment, options, emotion)
+    prepare()
+    train, valid, test, _ = experiment.load(options, emotion)
+    data = Data(train, valid, test)
+    outputs = data.train.label.shape[1]
+    if options.output_dim != outputs:
+        raise InputError(
+            f"--output_dim: expected {outputs}, as many as the labels' columns, "
+            f"got {options.output_dim}"
+        )
+    stem = "_".join(filter(None, (options.signiture, emotion, options.run_id)))
+    records = Records(
+        Path(options.output_path) / f"results_{stem}.csv",
+        Path(options.model_path) / f"model_{stem}.pt",
+        experiment.columns,
+        _provenance(experiment, options, emotion),
+    )
+    with records:
+        return _Search(experiment, options, emotion, plan, data, records).run()
+
+
+def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | None) -> Plan:
+    if options.hyperparams:
+        names = (emotion,) if emotion else ()
+        found = read_hyperparams(Path(options.hyperparams), experiment.name, names)
+        called: dict[Setting, list[str]] = {}
+        for name, setting in found.items():
+            called.setdefault(setting, []).append(name)
+        settings = list(called)
+        labels = {setting: ", ".join(names) for setting, names in called.items()}
+        return Plan(settings, min(len(settings), options.settings or len(settings)), True, labels)
+    settings = Settings(narrow(experiment.grid, options.grid or ()))
+    return Plan(settings, min(len(settings), options.settings or len(settings)), False, {})
+
+
+def _provenance(
+    experiment: Experiment, options: argparse.Namespace, emotion: str | None
+) -> Provenance:
+    path = Path(options.data_path) / f"{experiment.name}.pkl"
+    return Provenance(
+        data_set=experiment.name,
+        emotion=emotion,
+        data_file=str(path),
+        fixed={
+            "data sha256": checksum(path),
+            "epochs": options.epochs,
+            "patience": options.patience,
+            "max_len": options.max_len,
+            "output_dim": options.output_dim,
+            "seed": options.seed,
+            "device": "cuda" if options.cuda else "cpu",
+            "torch": torch.__version__.split("+")[0],
+            "columns": experiment.columns.all(),
+        },
+        versions={"python": platform.python_version(), "numpy": np.__version__},
+        command=sys.argv,
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+class _Search:
+    """One command's search, once its input is known to be good."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        options: argparse.Namespace,
+        emotion: str | None,
+        plan: Plan,
+        data: Data,
+        records: Records,
+    ) -> None:
+        self.experiment, self.options, self.plan = experiment, options, plan
+        self.data, self.records = data, records
+        self.about = {"data_set": experiment.name, "emotion": emotion}
+        self.done = np.zeros(len(plan.settings) * options.repeats, dtype=bool)
+        self.leaderboard = Leaderboard(options.repeats)
+        self.interrupt: int | None = None  # the signal that asked for an end
+
+    def run(self) -> Path:
+        """Trains what is left, prints how it went, and returns the CSV's path."""
+        for row in self.records.rows():
+            self._take_in(row)
+        self.wanted = self.plan.count * self.options.repeats
+        self.finished = self._count_finished()
+        self._print_head()
+        if self.finished < self.wanted:
+            self._train()
+        self._print_best()
+        if self.interrupt == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.interrupt:
+            sys.exit(128 + self.interrupt)
+        return self.records.csv_path
+
+    def _take_in(self, row: Row) -> None:
+        self.leaderboard.add(row)
+        repeat = row.seed - self.options.seed
+        if 0 <= repeat < self.options.repeats:
+            try:
+                position = self.plan.settings.index(row.setting)
+            except ValueError:
+                return  # of an earlier command with another grid
+            self.done[position * self.options.repeats + repeat] = True
+
+    def _count_finished(self) -> int:
+        if self.plan.count == len(self.plan.settings):
+            return int(self.done.sum())
+        done = self.done.reshape(-1, self.options.repeats)
+        return sum(int(done[block].sum()) for block in self.plan.positions(self.options.seed))
+
+    def _jobs(self) -> Iterator[Job]:
+        repeats = self.options.repeats
+        for block in self.plan.positions(self.options.seed):
+            for position in block[~self.done.reshape(-1, repeats)[block].all(axis=1)]:
+                for repeat in range(repeats):
+                    if not self.done[position * repeats + repeat]:
+                        yield self.plan.settings[int(position)], self.options.seed + repeat
+
+    def _devices(self) -> list[str]:
+        left = max(1, self.wanted - self.finished)
+        if self.options.cuda:
+            count = torch.cuda.device_count()
+            return [f"cuda:{i % count}" for i in range(min(self.options.jobs or count, left))]
+        return ["cpu"] * min(self.options.jobs or joblib.cpu_count(), left)
+
+    def _train(self) -> None:
+        trainer = Trainer(
+            self.experiment.task(self.data),
+            Limits(self.options.epochs, self.options.patience),
+            self.options.verbose,
+        )
+        chunks = ([job] for job in self._jobs())
+        messages = train_locally(chunks, trainer, self.data, self._devices())
+        bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
+        with bar, closing(messages), _Signals(self._interrupted):
+            for message in messages:
+                if isinstance(message, Result):
+                    self._keep(message, bar)
+                elif isinstance(message, Epoch):
+                    bar.write(_epoch_line(message))
+                if self.interrupt:
+                    break
+
+    def _interrupted(self, number: int) -> None:
+        self.interrupt = number
+
+    def _keep(self, result: Result, bar: tqdm) -> None:
+        config = model_config(result.setting, self.data.input_dims, self.options.output_dim)
+        row = self.records.add(result, {**self.about, "config": config})
+        self._take_in(row)
+        self.finished += 1
+        bar.update()
+        outcome = result.reason if result.status == "failed" else result.status
+        if result.status == "ok":
+            headline = self.experiment.columns.headline
+            outcome = f"valid {row.valid_loss:.4f}  {headline} {row.test_score:.4f}"
+        parts = [
+            f"{self.finished}/{self.wanted}",
+            *filter(None, [self.plan.names.get(result.setting)]),
+            outcome,
+            f"{result.epochs} epochs",
+            f"{result.seconds:.1f} s",
+            describe(result.setting, result.seed),
+        ]
+        bar.write("  ".join(parts))
+
+    def _print_head(self) -> None:
+        options, sizes = self.options, "/".join(str(len(split)) for split in self.data)
+        device = ", ".join(sorted(set(self._devices())))
+        print(
+            f"{self.experiment.name}: {sizes} examples (train/valid/test), "
+            f"audio, video, text of {', '.join(map(str, self.data.input_dims))} features; "
+            f"{device}, seed {options.seed}, torch {torch.__version__}"
+        )
+        print(
+            f"{self.plan.count:,} of {len(self.plan.settings):,} settings, {options.repeats} "
+            f"seed{'s' * (options.repeats > 1)} each; {self.finished:,} of {self.wanted:,} are done"
+        )
+        print(f"results: {self.records.csv_path}  model: {self.records.model_path}")
+        if self.finished >= self.wanted:
+            print("nothing is left to train: all of them are in the results")
+
+    def _print_best(self) -> None:
+        columns = self.experiment.columns
+        best = self.leaderboard.best()
+        if not best:
+            print("no setting is finished yet")
+            return
+        print(f"\nthe best settings by validation ({columns.valid_loss} | {columns.headline})")
+        for place, standing in enumerate(best, 1):
+            print(
+                f"{place}. {_mean(standing.valid_losses)} | {_mean(standing.test_scores)}  "
+                f"{describe(standing.setting)}"
+            )
+        print(f"\nresults: {self.records.csv_path}  and {self.records.json_path}")
+        print(f"best model: {self.records.model_path}")
+
+
+class _Signals:
+    """While it is entered, the first Ctrl-C or SIGTERM asks for an end instead of forcing it."""
+
+    def __init__(self, handler: Callable[[int], None]) -> None:
+        self.handler = handler
+
+    def __enter__(self) -> None:
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, lambda n, _: self.handler(n))
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def describe(setting: Setting, seed: int | None = None) -> str:
+    """Returns a setting in one line, as --grid takes it."""
+    pairs = zip(Setting._fields, setting.texts(), strict=True)
+    words = [f"{name}={text}" for name, text in pairs]
+    return " ".join(words if seed is None else [*words, f"seed={seed}"])
+
+
+def _mean(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f} (n = {len(values)})"
+
+
+def _epoch_line(message: Epoch) -> str:
+    return (
+        f"epoch {message.epoch}  train {message.train_loss:.4f}  valid {message.valid_loss:.4f}  "
+        f"{describe(message.setting, message.seed)}"
+    )

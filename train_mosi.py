@@ -1,0 +1,112 @@
+"""Search LMF's hyperparameters on CMU-MOSI: the sentiment of a sentence, from -3 to 3.
+
+python train_mosi.py --run_id 19260817 --epochs 50 --patience 20 --output_dim 1 --signiture test_run
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
+
+from options import parser, read_options, run_script
+from records import Columns
+from search import Experiment, search
+from training import Scored, Task
+from utils import correlation, load_mosi
+
+GRID = {
+    "audio_hidden": [4, 8, 16],
+    "video_hidden": [4, 8, 16],
+    "text_hidden": [64, 128, 256],
+    "audio_dropout": [0, 0.1, 0.15, 0.2, 0.3, 0.5],
+    "video_dropout": [0, 0.1, 0.15, 0.2, 0.3, 0.5],
+    "text_dropout": [0, 0.1, 0.15, 0.2, 0.3, 0.5],
+    "factor_learning_rate": [0.0003, 0.0005, 0.001, 0.003],
+    "learning_rate": [0.0003, 0.0005, 0.001, 0.003],
+    "rank": [1, 4, 8, 16],
+    "batch_size": [4, 8, 16, 32, 64, 128],
+    "weight_decay": [0, 0.001, 0.002, 0.01],
+}
+
+COLUMNS = Columns(
+    valid_loss="Best Validation MAE",
+    release=(
+        "Test MAE",
+        "Test Corr",
+        "Test multiclass accuracy",
+        "Test binary accuracy",
+        "Test f1_score",
+    ),
+    own=(
+        "Test binary accuracy without zeros",
+        "Test f1_score without zeros",
+        "Test 7-class accuracy",
+        "Test 5-class accuracy",
+    ),
+    headline="Test MAE",
+)
+
+
+def loss(output: Tensor, label: Tensor) -> Tensor:
+    """Returns the absolute error of each example: (..., B) from two of (..., B, 1)."""
+    return (output - label).abs().sum(-1)
+
+
+def scores(scored: Scored) -> dict[str, float]:
+    """Returns the test scores by CSV column.
+
+    Source:
+        The release: rounding is half to even and unclipped, and zero counts as positive. The own
+        columns are the variants of later papers.
+    """
+    output, label = scored.test_output[:, 0], scored.test_label[:, 0]
+    accuracy, f1 = binary_scores(output >= 0, label >= 0)
+    nonzero = label != 0
+    accuracy_nonzero, f1_nonzero = binary_scores(output[nonzero] > 0, label[nonzero] > 0)
+    return {
+        "Test MAE": scored.test_loss,
+        "Test Corr": correlation(output, label),
+        "Test multiclass accuracy": class_accuracy(output, label),
+        "Test binary accuracy": accuracy,
+        "Test f1_score": f1,
+        "Test binary accuracy without zeros": accuracy_nonzero,
+        "Test f1_score without zeros": f1_nonzero,
+        "Test 7-class accuracy": class_accuracy(output.clip(-3, 3), label.clip(-3, 3)),
+        "Test 5-class accuracy": class_accuracy(output.clip(-2, 2), label.clip(-2, 2)),
+    }
+
+
+def binary_scores(output: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+    """Returns accuracy and weighted F1 of two boolean (N,); NaN if there are no examples."""
+    if len(label) == 0:
+        return math.nan, math.nan
+    return accuracy_score(label, output), f1_score(label, output, average="weighted")
+
+
+def class_accuracy(output: np.ndarray, label: np.ndarray) -> float:
+    """Returns how often both round, half to even, to the same whole number."""
+    return float((output.round() == label.round()).mean())
+
+
+EXPERIMENT = Experiment(
+    name="mosi",
+    grid=GRID,
+    columns=COLUMNS,
+    load=lambda options, _: load_mosi(options.data_path, options.max_len),
+    task=lambda data: Task(output_dim=1, loss=loss, loss_divisor=1, scores=scores),
+)
+
+
+def main(options: Mapping[str, object] | None = None) -> Path:
+    """Searches as the command line's flags, or a dict of them, say; returns the CSV's path."""
+    flags = parser(__doc__, "mosi", epochs=500, output_dim=1)
+    return search(EXPERIMENT, read_options(flags, options))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,114 @@
+"""Search LMF's hyperparameters on POM: 16 traits of a speaker as others see them, from 1 to 7.
+
+python train_pom.py --settings 100
+python train_pom.py --hyperparams
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from options import parser, read_options, run_script
+from records import Columns
+from search import Experiment, search
+from training import Scored, Task
+from utils import correlation, load_pom
+
+GRID = {
+    "audio_hidden": [4, 8, 16],
+    "video_hidden": [4, 8, 16],
+    "text_hidden": [64, 128, 256],
+    "audio_dropout": [0, 0.1, 0.15, 0.2, 0.3, 0.5],
+    "video_dropout": [0, 0.1, 0.15, 0.2, 0.3, 0.5],
+    "text_dropout": [0, 0.1, 0.15, 0.2, 0.3, 0.5],
+    "factor_learning_rate": [0.0003, 0.0005, 0.001, 0.003],
+    "learning_rate": [0.0003, 0.0005, 0.001, 0.003],
+    "rank": [1, 4, 8, 16],
+    "batch_size": [4, 8, 16, 32, 64, 128],
+    "weight_decay": [0, 0.001, 0.002, 0.01],
+}
+
+TRAITS = (
+    "Confidence",
+    "Passionate",
+    "Pleasant",
+    "Dominant",
+    "Credible",
+    "Vivid",
+    "Expertise",
+    "Entertaining",
+    "Reserved",
+    "Trusting",
+    "Relaxed",
+    "Outgoing",
+    "Thorough",
+    "Nervous",
+    "Persuasive",
+    "Humorous",
+)
+
+COLUMNS = Columns(
+    valid_loss="Best Validation MAE",
+    release=tuple(f"{trait} {score}" for score in ("accuracy", "MAE", "corr") for trait in TRAITS),
+    own=(
+        "Mean accuracy",
+        "Mean MAE",
+        "Mean corr",
+        *(f"{trait} validation MAE" for trait in TRAITS),
+    ),
+    headline="Mean MAE",
+)
+
+
+def loss(output: Tensor, label: Tensor) -> Tensor:
+    """Returns the absolute error of each example, summed over its traits: (..., B)."""
+    return (output - label).abs().sum(-1)
+
+
+def scores(scored: Scored) -> dict[str, float]:
+    """Returns the test scores, and each trait's validation MAE, by CSV column.
+
+    Source:
+        The release: rounding is half to even and unclipped. The paper reports means over traits.
+    """
+    output, label = scored.test_output, scored.test_label
+    by_trait = {
+        "accuracy": (output.round() == label.round()).mean(axis=0),
+        "MAE": np.abs(output - label).mean(axis=0),
+        "corr": [correlation(output[:, i], label[:, i]) for i in range(len(TRAITS))],
+        "validation MAE": np.abs(scored.valid_output - scored.valid_label).mean(axis=0),
+    }
+    return {
+        **{
+            f"{trait} {score}": float(value)
+            for score, values in by_trait.items()
+            for trait, value in zip(TRAITS, values, strict=True)
+        },
+        **{
+            f"Mean {score}": float(np.mean(by_trait[score]))
+            for score in ("accuracy", "MAE", "corr")
+        },
+    }
+
+
+EXPERIMENT = Experiment(
+    name="pom",
+    grid=GRID,
+    columns=COLUMNS,
+    load=lambda options, _: load_pom(options.data_path, options.max_len),
+    task=lambda data: Task(output_dim=16, loss=loss, loss_divisor=16, scores=scores),
+)
+
+
+def main(options: Mapping[str, object] | None = None) -> Path:
+    """Searches as the command line's flags, or a dict of them, say; returns the CSV's path."""
+    flags = parser(__doc__, "pom", epochs=500, output_dim=16)
+    return search(EXPERIMENT, read_options(flags, options))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from utils import InputError, total
 
 Grid = Mapping[str, Sequence[float]]
 
+_TYPES = get_type_hints(Setting)
 _BLOCK = 2**16  # positions that are shuffled at a time
+_MOST = 2**16  # width, rank or batch size
 
 
 class Settings(Sequence[Setting]):
@@ -31,6 +34,8 @@ class Settings(Sequence[Setting]):
         return total(self.grid)
 
     def __getitem__(self, position: int) -> Setting:
+        if not 0 <= position < len(self):
+            raise IndexError(position)
         chosen = []
         for values in reversed(self.grid.values()):
             position, digit = divmod(position, len(values))
@@ -75,14 +80,14 @@ def parse_value(name: str, text: str) -> float:
     Raises:
         InputError: The text is no number, or one that makes no sense for this hyperparameter.
     """
-    whole = Setting.__annotations__[name] == "int"
+    whole = _TYPES[name] is int
     try:
-        value = int(text) if whole else float(text)
+        value = int(text) if whole else float(f"{float(text):.15g}")  # as it will be printed
     except ValueError:
         value = math.nan
     least = {"text_hidden": 2, "batch_size": 2}.get(name, 1)
     if whole:
-        valid, expected = value >= least, f"a whole number of at least {least}"
+        valid, expected = least <= value <= _MOST, f"a whole number from {least} to {_MOST}"
     elif name.endswith("_dropout"):
         valid, expected = 0 <= value < 1, "a number from 0 to below 1"
     elif name == "weight_decay":

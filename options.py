@@ -23,7 +23,8 @@ class _Parser(argparse.ArgumentParser):
 class _Help(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         help_ = action.help or ""
-        if action.default in (None, argparse.SUPPRESS, False) or not action.option_strings:
+        default = action.default
+        if default is None or default is False or default == argparse.SUPPRESS:
             return help_
         return f"{help_} (default: %(default)s)"
 
@@ -133,6 +134,11 @@ def parser(
         type=whole,
         help="worker processes (default: one per core, or per GPU)",
     )
+    group.add_argument(
+        "--stack",
+        type=whole,
+        help="settings that a worker trains together; 1: the reference path (default: by size)",
+    )
     group.add_argument("--verbose", action="store_true", help="print every epoch (default: no)")
     return flags
 
@@ -149,6 +155,8 @@ def read_options(
     read = flags.parse_args(words)
     if read.grid and read.hyperparams:
         raise InputError("--grid and --hyperparams: expected one of them, got both")
+    if read.repeats > 1000:
+        raise InputError(f"--repeats: expected at most 1000 seeds per setting, got {read.repeats}")
     if read.cuda and not torch.cuda.is_available():
         raise InputError(
             "--cuda: expected a GPU that torch can use, found none; "

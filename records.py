@@ -6,7 +6,9 @@ replaces the old one at once or not at all, and a run that was cut off is taken 
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import heapq
 import json
 import math
@@ -110,6 +112,81 @@ class Leaderboard:
         return Standing(mean, setting, losses, tuple(row.test_score for row in rows))
 
 
+def read_header(path: Path, columns: Columns) -> list[str]:
+    """Returns a CSV's columns, in the file's order.
+
+    Raises:
+        InputError: They are not those of the data set.
+    """
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        header = next(csv.reader([file.readline()]), [])
+    expected = columns.all()
+    if sorted(header) != sorted(expected):
+        missing = [column for column in expected if column not in header]
+        extra = [column for column in header if column not in expected]
+        raise InputError(
+            f"{path}: expected the columns of this data set; missing: {_some(missing)}; "
+            f"unknown: {_some(extra)}; name another file, or choose another --run_id"
+        )
+    return header
+
+
+def read_rows(
+    path: Path, header: Sequence[str], scores: Sequence[str]
+) -> Iterator[tuple[Setting, int, tuple[float, ...]]]:
+    """Yields each row's setting, seed and scores; a last line without an end is left out.
+
+    Args:
+        path: The CSV.
+        header: Its columns.
+        scores: Which columns to read beside the setting and the seed.
+
+    Raises:
+        InputError: A line is not understood; it is named, and the column too.
+    """
+    parse = _row_parser(header, scores)
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        lines = csv.reader(line for line in file if line.endswith("\n"))
+        next(lines, None)
+        for fields in filter(None, lines):
+            try:
+                yield parse(fields)
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {lines.line_num}: expected a row of {len(header)} values as "
+                    f"the train scripts write them, got {','.join(fields)[:60]!r} ({error}); mend "
+                    "or remove the line"
+                ) from None
+
+
+def _row_parser(
+    header: Sequence[str], scores: Sequence[str]
+) -> Callable[[list[str]], tuple[Setting, int, tuple[float, ...]]]:
+    place = {column: i for i, column in enumerate(header)}
+    parts = [(name, place[name], {}) for name in Setting._fields]
+
+    def value(name: str, text: str, known: dict[str, float]) -> float:
+        if text not in known:
+            known[text] = parse_value(name, text)
+        return known[text]
+
+    def parse(fields: list[str]) -> tuple[Setting, int, tuple[float, ...]]:
+        if len(fields) != len(header):
+            raise ValueError(f"{len(fields)} values")
+        if fields[place["Status"]] not in STATUSES:
+            raise ValueError(f"Status {fields[place['Status']]!r}")
+        setting = Setting._make(value(name, fields[i], known) for name, i, known in parts)
+        values = []
+        for column in ("Seed", *scores):
+            try:
+                values.append((int if column == "Seed" else float)(fields[place[column]]))
+            except ValueError as error:
+                raise ValueError(f"{column}: {error}") from None
+        return setting, values[0], tuple(values[1:])
+
+    return parse
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replaces a file by what `write` puts at the path it is given, wholly or not at all."""
     part = path.with_name(path.name + ".part")
@@ -151,7 +228,7 @@ class Records:
 
     def __enter__(self) -> Records:
         for folder in (self.csv_path.parent, self.model_path.parent):
-            _make_folder(folder)
+            make_folder(folder)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -177,37 +254,59 @@ class Records:
         self._lock.release()
 
     def _open(self) -> None:
-        started = self.csv_path.exists() and self.csv_path.stat().st_size > 0
-        if started:
-            self._check_provenance()
-        else:
+        begun = _starts_with_other_text(self.csv_path, ",".join(self._header))
+        stored = self._stored_provenance(begun)
+        self.provenance = stored or self.provenance
+        self._check_model()
+        if stored is None:
             text = json.dumps(self.provenance, indent=2) + "\n"
             write_atomically(self.json_path, lambda part: part.write_text(text))
         try:
-            self._file = self.csv_path.open("ab+")
+            self._file = self.csv_path.open("ab+", buffering=0)
         except OSError as error:
             raise InputError(f"{self.csv_path}: can't be written: {error.strerror}") from None
         self._cut_torn_line()
         if self._file.tell() == 0:
             self._write(self._header)
 
-    def _check_provenance(self) -> None:
+    def _stored_provenance(self, begun: bool) -> Provenance | None:
+        """Returns what an earlier command wrote; None if a new run can begin in its place."""
         try:
-            before = json.loads(self.json_path.read_text())["fixed"]
+            stored: Provenance = json.loads(self.json_path.read_text())
+            before = {key: stored[key] for key in ("data_set", "emotion")} | stored["fixed"]
         except (OSError, ValueError, KeyError, TypeError):
+            if not begun:
+                return None
             raise InputError(
                 f"{self.csv_path}: has no {self.json_path.name} beside it that says how its rows "
                 "came about; choose another --run_id, or move the file away"
             ) from None
-        now = self.provenance["fixed"]
+        now = {key: self.provenance[key] for key in ("data_set", "emotion")}
+        now |= self.provenance["fixed"]
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        if keys:
-            differences = ", ".join(
-                f"{key} {_short(before.get(key), now.get(key))}" for key in keys
-            )
+        if not keys:
+            return stored
+        if not begun:
+            return None
+        differences = ", ".join(f"{key} {_short(before.get(key), now.get(key))}" for key in keys)
+        raise InputError(
+            f"{self.csv_path}: was begun with other conditions: {differences}; "
+            "repeat them, or choose another --run_id"
+        )
+
+    def _check_model(self) -> None:
+        """Refuses a model that another run wrote: this run would overwrite it."""
+        if not self.model_path.exists():
+            return
+        try:
+            checkpoint = torch.load(self.model_path, map_location="cpu", weights_only=True)
+            own = checkpoint["provenance"]["started"] == self.provenance["started"]
+        except Exception:  # other files make torch.load raise anything
+            own = False
+        if not own:
             raise InputError(
-                f"{self.csv_path}: was begun with other conditions: {differences}; "
-                "repeat them, or choose another --run_id"
+                f"{self.model_path}: is no model of the run in {self.csv_path}, and would be "
+                "overwritten; move it away, or choose another --run_id or --model_path"
             )
 
     def _cut_torn_line(self) -> None:
@@ -231,57 +330,21 @@ class Records:
         Raises:
             InputError: A line is not understood; it is named, and the file is left as it is.
         """
-        with self.csv_path.open(newline="", encoding="utf-8") as file:
-            lines = csv.reader(file)
-            self._header = self._read_header(next(lines))
-            parse = self._row_parser()
-            for fields in lines:
-                if not fields:
-                    continue
-                try:
-                    row = parse(fields)
-                except (ValueError, IndexError) as error:
-                    raise InputError(
-                        f"{self.csv_path}, line {lines.line_num}: expected a row of "
-                        f"{len(self._header)} values as this script writes them, got "
-                        f"{','.join(fields)[:60]!r} ({error}); mend or remove the line"
-                    ) from None
-                self._note_best(row)
-                yield row
-
-    def _read_header(self, header: list[str]) -> list[str]:
-        expected = self.columns.all()
-        if sorted(header) != sorted(expected):
-            missing = [column for column in expected if column not in header]
-            extra = [column for column in header if column not in expected]
+        self._header = read_header(self.csv_path, self.columns)
+        scores = (self.columns.valid_loss, self.columns.headline)
+        for setting, seed, (valid_loss, test_score) in read_rows(
+            self.csv_path, self._header, scores
+        ):
+            row = Row(setting, seed, valid_loss, test_score)
+            self._note_best(row)
+            yield row
+        if self.best and not self.model_path.exists():
+            loss, setting, seed = self.best
             raise InputError(
-                f"{self.csv_path}: expected the columns of this data set; "
-                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(extra) or 'none'}; "
-                "choose another --run_id"
+                f"{self.model_path}: the model of the best row ({self.columns.valid_loss} "
+                f"{printed(loss)}, seed {seed}, {' '.join(setting.texts())}) is missing; bring it "
+                f"back, or remove that row from {self.csv_path} to have it trained again"
             )
-        return header
-
-    def _row_parser(self) -> Callable[[list[str]], Row]:
-        place = {column: i for i, column in enumerate(self._header)}
-        parts = [(name, place[name], {}) for name in Setting._fields]
-        seed, status = place["Seed"], place["Status"]
-        valid, test = place[self.columns.valid_loss], place[self.columns.headline]
-        width = len(self._header)
-
-        def value(name: str, text: str, known: dict[str, float]) -> float:
-            if text not in known:
-                known[text] = parse_value(name, text)
-            return known[text]
-
-        def parse(fields: list[str]) -> Row:
-            if len(fields) != width:
-                raise ValueError(f"{len(fields)} values")
-            if fields[status] not in STATUSES:
-                raise ValueError(f"status {fields[status]!r}")
-            setting = Setting._make(value(name, fields[i], known) for name, i, known in parts)
-            return Row(setting, int(fields[seed]), float(fields[valid]), float(fields[test]))
-
-        return parse
 
     def _note_best(self, row: Row) -> bool:
         candidate = (row.valid_loss, row.setting, row.seed)
@@ -315,23 +378,34 @@ class Records:
             float(texts[self.columns.headline]),
         )
         if self._note_best(row):  # the model first: a row without its model could not be mended
-            checkpoint = {**_checkpoint(result), **about}
+            checkpoint = {**_checkpoint(result), **about, "provenance": dict(self.provenance)}
             write_atomically(self.model_path, lambda part: torch.save(checkpoint, part))
         self._write([texts[column] for column in self._header])
         return row
 
     def _write(self, fields: Sequence[str]) -> None:
         size = self._file.seek(0, os.SEEK_END)
+        line = (",".join(fields) + "\n").encode()
         try:
-            self._file.write((",".join(fields) + "\n").encode())
-            self._file.flush()
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(size)
+            with contextlib.suppress(OSError):  # else the torn line is cut off at the next start
+                self._file.truncate(size)
             raise InputError(
                 f"{self.csv_path}: can't be written: {error.strerror}; finished rows are intact: "
                 "mend that, and run the same command again"
             ) from None
+
+
+def _starts_with_other_text(path: Path, header: str) -> bool:
+    """Returns whether a file holds anything but the header of a CSV, or a torn piece of it."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        text = file.read(len(header) + 2)
+    return not f"{header}\n".encode().startswith(text)
 
 
 def _checkpoint(result: Result) -> dict[str, object]:
@@ -346,7 +420,12 @@ def _checkpoint(result: Result) -> dict[str, object]:
     }
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes a folder if it is missing.
+
+    Raises:
+        InputError: It can't be made or written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -355,6 +434,11 @@ def _make_folder(folder: Path) -> None:
         ) from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: expected a folder to write to, but it is not writable")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "none") + more
 
 
 def _short(before: object, now: object) -> str:

@@ -10,7 +10,7 @@ import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from grid import Grid, Settings, narrow, read_hyperparams, shuffled
 from records import Columns, Leaderboard, Provenance, Records, Row
+from stacked import Job, default_slots
 from training import Data, Limits, Result, Setting, Task, model_config
 from utils import InputError, Splits, checksum
-from workers import Epoch, Job, Trainer, prepare, train_locally
+from workers import Epoch, Trainer, chunks, prepare, train_locally
 
 
 class Experiment(NamedTuple):
@@ -138,7 +139,7 @@ def _provenance(
         },
         versions={"python": platform.python_version(), "numpy": np.__version__},
         command=sys.argv,
-        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(),
     )
 
 
@@ -178,13 +179,12 @@ class _Search:
         return self.records.csv_path
 
     def _take_in(self, row: Row) -> None:
-        self.leaderboard.add(row)
         repeat = row.seed - self.options.seed
-        if 0 <= repeat < self.options.repeats:
-            try:
-                position = self.plan.settings.index(row.setting)
-            except ValueError:
-                return  # of an earlier command with another grid
+        if not 0 <= repeat < self.options.repeats:
+            return
+        self.leaderboard.add(row)
+        with suppress(ValueError):  # of an earlier command with another grid
+            position = self.plan.settings.index(row.setting)
             self.done[position * self.options.repeats + repeat] = True
 
     def _count_finished(self) -> int:
@@ -212,10 +212,18 @@ class _Search:
         trainer = Trainer(
             self.experiment.task(self.data),
             Limits(self.options.epochs, self.options.patience),
+            self.options.stack,
             self.options.verbose,
         )
-        chunks = ([job] for job in self._jobs())
-        messages = train_locally(chunks, trainer, self.data, self._devices())
+        devices = self._devices()
+        stack, kind = self.options.stack, devices[0].split(":")[0]
+        work = chunks(
+            self._jobs(),
+            self.wanted - self.finished,
+            len(devices),
+            lambda size: stack or default_slots(size, kind),
+        )
+        messages = train_locally(work, trainer, self.data, devices)
         bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
         with bar, closing(messages), _Signals(self._interrupted):
             for message in messages:

@@ -217,22 +217,22 @@ def batches(order: Tensor, batch_size: int) -> list[Tensor]:
     return [batch for batch in order.split(batch_size) if len(batch) > 1]
 
 
-def keep_mask(keys: Tensor, first_row: int, rows: int, width: int, p: Tensor | float) -> Tensor:
+def keep_mask(keys: Tensor, rows: Tensor, width: int, p: Tensor | float) -> Tensor:
     """Returns which units dropout keeps: the same on every device, whatever else is drawn.
 
-    Each unit's random bits are a hash of its key, row and column, so that any part of an epoch's
+    A unit's random bits are a hash of its key, row and column, so that any part of an epoch's
     mask, for any number of settings at once, can be had without the rest.
 
     Shape:
-        keys (...), int64; p broadcasts against the result. Returns (..., rows, width), bool.
+        keys (...) and rows (..., B), int64; p broadcasts. Returns (..., B, width), bool.
 
     Source:
         The hash is SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
         generators", OOPSLA 2014.
     """
-    row = torch.arange(first_row, first_row + rows, device=keys.device).unsqueeze(1)
-    column = torch.arange(width, device=keys.device)
-    x = (row * 2**20 + column) * -0x61C8864680B583EB + keys[..., None, None]  # wraps, as it should
+    columns = torch.arange(width, device=keys.device)
+    x = (rows[..., None] << 20) + columns
+    x = x * -0x61C8864680B583EB + keys[..., None, None]  # wraps around, as it should
     x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
     x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
     x = x ^ (x >> 31 & 0x1FFFFFFFF)
@@ -254,7 +254,8 @@ class SeededDropout(nn.Module):
         """Returns x (B, D), in training mode with units dropped and the rest scaled up."""
         if not self.training or self.p == 0:
             return x
-        keep = keep_mask(self.key.to(x.device), self.row, x.shape[0], x.shape[1], self.p)
+        rows = torch.arange(self.row, self.row + len(x), device=x.device)
+        keep = keep_mask(self.key.to(x.device), rows, x.shape[1], self.p)
         self.row += len(x)
         return x * (keep * (1 / (1 - self.p)))
 

@@ -7,10 +7,11 @@ bytes (files written by Python 2, the official ones among them) or str. See data
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from pickles import PickleError, UnsafePickle, load_pickle
 
 EMOTIONS = ("happy", "sad", "angry", "neutral")
 SPLITS = ("train", "valid", "test")
@@ -122,42 +125,15 @@ def correlation(output: np.ndarray, label: np.ndarray) -> float:
     return float(np.corrcoef(output, label)[0, 1])
 
 
-def checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
+def checksum(path: Path, progress: Callable[[int], object] | None = None) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal; progress is told of bytes as they are read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
+            if progress is not None:
+                progress(len(block))
     return digest.hexdigest()
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and plain containers. Nothing else that a pickle names is imported."""
-
-    def find_class(self, module: str, name: str) -> Callable[..., object]:
-        module = module.replace("numpy._core", "numpy.core")  # NumPy 2 moved it
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes at protocol 2
-            return lambda text, encoding: text.encode("latin-1")
-        admitted = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-            ("numpy.core.multiarray", "scalar"): _scalar,
-            ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-        }
-        if (module, name) not in admitted:
-            raise InputError(
-                f"it names {module}.{name}, but only numpy arrays and plain containers are read, "
-                "since anything else could run code"
-            )
-        return admitted[module, name]
-
-
-# numpy's own reconstructors, taken from what its arrays and scalars say of themselves: their
-# module's name differs between NumPy 1 and 2.
-_reconstruct = np.zeros(1).__reduce__()[0]
-_scalar = np.float64(0).__reduce__()[0]
-_frombuffer = np.zeros(1).__reduce_ex__(5)[0]
 
 
 def read_pickle(path: Path) -> object:
@@ -167,10 +143,7 @@ def read_pickle(path: Path) -> object:
         InputError: The file is missing, is no whole pickle, or names a class beside numpy arrays.
     """
     try:
-        with path.open("rb") as file:
-            return _SafeUnpickler(file, encoding="bytes").load()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        return load_pickle(path)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; put the pickle there, name its folder with --data_path, or "
@@ -178,10 +151,12 @@ def read_pickle(path: Path) -> object:
         ) from None
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from None
-    except Exception as error:  # a damaged pickle can make the unpickler raise anything
+    except UnsafePickle as error:
+        raise InputError(f"{path}: {error}") from None
+    except PickleError as error:
         raise InputError(
-            f"{path}: expected a whole pickle, got a damaged or other file "
-            f"({type(error).__name__}: {error}); compare its size and checksum with data/README.md"
+            f"{path}: expected a whole pickle, got a damaged or other file ({error}); "
+            "compare its size and checksum with data/README.md"
         ) from None
 
 
@@ -193,7 +168,8 @@ def _member(data: object, key: str, path: Path, where: str) -> object:
     for candidate in (key, key.encode()):
         if candidate in data:
             return data[candidate]
-    found = ", ".join(k.decode(errors="replace") if isinstance(k, bytes) else str(k) for k in data)
+    names = (k.decode(errors="replace") if isinstance(k, bytes) else str(k) for k in data)
+    found = ", ".join(islice(names, 10))
     raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}")
 
 
@@ -213,7 +189,7 @@ def _load(path: Path, data: object, corpus: _Corpus, max_len: int | None) -> Spl
     }
     _check(path, raw, corpus)
     for note in _clean(path, raw, corpus):
-        print(note)
+        _print_once(note)
     if max_len is not None:
         in_front = padded_in_front([raw[split]["glove"] for split in SPLITS])
         in_front = corpus.padded_in_front if in_front is None else in_front
@@ -226,6 +202,11 @@ def _load(path: Path, data: object, corpus: _Corpus, max_len: int | None) -> Spl
     return train, valid, test, dims
 
 
+@functools.cache
+def _print_once(note: str) -> None:
+    print(note)  # the four emotions share their features
+
+
 def _array(path: Path, data: object, split: str, modality: str, ndim: int) -> np.ndarray:
     where = f"{split}/{modality}"
     array = _member(_member(data, split, path, "the file"), modality, path, split)
@@ -236,7 +217,9 @@ def _array(path: Path, data: object, split: str, modality: str, ndim: int) -> np
         )
     if 0 in array.shape:
         raise InputError(f"{path}: expected examples in {where}, got shape {array.shape}")
-    with np.errstate(over="ignore"):  # too large for float32: infinite from here on
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # too large for float32: infinite from here on
         return array.astype(np.float32)
 
 

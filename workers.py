@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from multiprocessing import connection, forkserver, parent_process
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
@@ -19,13 +20,15 @@ from typing import NamedTuple
 
 import torch
 
+from layout import Sizes, sizes
+from stacked import Job, fit_stacked
 from training import Data, Limits, Result, Setting, Task, failed, fit
 from utils import Split
 
 ATTEMPTS = 3  # how often a setting may take its worker down before it is given up
+_CHUNK_STACKS = 4  # how many stacks' worth of settings a worker is given at once
+_DRAWN_AHEAD = 24  # chunks' worth of settings that are drawn to sort them by size
 POLL_SECONDS = 0.2  # how long the driver may be deaf to Ctrl-C
-
-Job = tuple[Setting, int]  # a setting, and the seed to train it with
 
 
 class Epoch(NamedTuple):
@@ -43,21 +46,61 @@ class Trainer(NamedTuple):
 
     task: Task
     limits: Limits
+    stack: int | None  # how many settings train together; None: by size; 1: the reference path
     verbose: bool
 
     def train(
         self, jobs: Sequence[Job], data: Data, tell: Callable[[Result | Epoch], None]
     ) -> None:
         """Trains the jobs, telling each result as soon as it is there."""
-        for setting, seed in jobs:
 
-            def on_epoch(
-                epoch: int, train: float, valid: float, job: Job = (setting, seed)
-            ) -> None:
-                tell(Epoch(*job, epoch, train, valid))
+        def on_epoch(setting: Setting, seed: int, epoch: int, train: float, valid: float) -> None:
+            tell(Epoch(setting, seed, epoch, train, valid))
 
-            listener = on_epoch if self.verbose else None
-            tell(fit(setting, seed, data, self.task, self.limits, on_epoch=listener))
+        listener = on_epoch if self.verbose else None
+        if self.stack == 1:
+            for setting, seed in jobs:
+                one = partial(listener, setting, seed) if listener else None
+                tell(fit(setting, seed, data, self.task, self.limits, on_epoch=one))
+            return
+        for result in fit_stacked(
+            jobs, data, self.task, self.limits, slots=self.stack, on_epoch=listener
+        ):
+            tell(result)
+
+
+def chunks(
+    jobs: Iterator[Job], count: int, workers: int, stack: Callable[[Sizes], int]
+) -> Iterator[list[Job]]:
+    """Yields the jobs in chunks of settings that can train together, drawing few in advance.
+
+    Args:
+        jobs: What there is to train; only what the chunks need is drawn.
+        count: How many jobs there are.
+        workers: How many workers share them; the last chunks are smaller, to end together.
+        stack: How many settings of a size train together.
+    """
+    waiting: dict[Sizes, list[Job]] = {}
+    drawn = 0
+    while True:
+        fullest = max(waiting, key=lambda size: len(waiting[size]), default=None)
+        enough = 1 if fullest is None else _CHUNK_STACKS * stack(fullest)
+        most = max(1, min(enough, (count + 2 * workers - 1) // (2 * workers)))
+        if drawn < _DRAWN_AHEAD * most and (fullest is None or len(waiting[fullest]) < most):
+            job = next(jobs, None)
+            if job:
+                waiting.setdefault(sizes(job[0]), []).append(job)
+                drawn += 1
+                continue
+        if fullest is None:
+            return
+        chunk = waiting[fullest][:most]
+        del waiting[fullest][:most]
+        if not waiting[fullest]:
+            del waiting[fullest]
+        drawn -= len(chunk)
+        count -= len(chunk)
+        yield chunk
 
 
 def prepare() -> None:
@@ -182,6 +225,7 @@ def _work(driver: connection.Connection, trainer: Trainer, data_file: Path, devi
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down
 
     def tell(message: Result | Epoch | str | None) -> None:
         driver.send_bytes(pickle.dumps(message))  # tensors by value, not in shared memory

@@ -1,0 +1,240 @@
+"""Measure a search's speed: settings per hour, beside the way in which the release trains them.
+
+    python benchmarks/throughput.py                 # CPU
+    python benchmarks/throughput.py --cuda --settings 4608 --stack 1 4 16 64 256
+
+Three ways train the same settings of the MOSI grid for the same number of epochs, in turns:
+
+- release: as the released scripts work. One setting at a time with torch's default threads, a
+  DataLoader whose 4 workers start anew for every pass, the test split scored in every epoch.
+- reference: `training.fit`, a worker process per core (--stack 1 of the scripts).
+- fast: the scripts' default, `stacked.fit_stacked`, a worker process per core, or per GPU.
+
+The sample covers every batch size and text_hidden equally. Starting the workers is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lstm import leading_zero_frames
+from model import LMF
+from options import run_script, whole
+from stacked import Job, default_slots
+from train_mosi import EXPERIMENT, GRID, loss
+from training import Data, Limits, Result, Setting, adam, model_config
+from utils import Split, load_mosi
+from workers import Trainer, chunks, prepare, train_locally
+
+SIZES = [(batch, text) for text in GRID["text_hidden"] for batch in GRID["batch_size"]]
+COLUMNS = ("way", "device", "settings", "epochs", "seconds", "settings per hour", "times release",
+           "useful GFLOP/s", "share of matrix product speed")  # fmt: skip
+
+
+class Measured(NamedTuple):
+    """What one way took: for how many settings, and how much arithmetic."""
+
+    settings: int
+    seconds: float
+    flops: float
+
+
+def sample(count: int, seed: int) -> list[Setting]:
+    """Returns settings of the MOSI grid, each batch size with each text_hidden equally often."""
+    draw = random.Random(seed)
+    settings = []
+    for i in range(count):
+        batch_size, text_hidden = SIZES[i % len(SIZES)]
+        values = {name: draw.choice(values) for name, values in GRID.items()}
+        settings.append(Setting(**values | {"batch_size": batch_size, "text_hidden": text_hidden}))
+    return settings
+
+
+def useful_flops(setting: Setting, data: Data, epochs: int) -> float:
+    """Returns the arithmetic of the LSTM's products over the words; padding is no use."""
+    width, words = setting.text_hidden, data.input_dims[2]
+    forward = 2 * 4 * width * (words + width)
+    backward = 2 * 4 * width * (words + 2 * width)  # no gradient flows to the words
+    trained, validated = (
+        split.text.shape[1] * len(split) - int(leading_zero_frames(split.text).sum())
+        for split in (data.train, data.valid)
+    )
+    return float(epochs * (trained * (forward + backward) + validated * forward))
+
+
+def train_as_released(setting: Setting, data: Data, epochs: int, device: str) -> None:
+    """Trains one setting for some epochs, as the released scripts do."""
+    model = LMF(**model_config(setting, data.input_dims, 1)).to(device)
+    optimizer = adam(model, setting)
+
+    def one_pass(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in DataLoader(split, batch_size=batch_size, num_workers=4, shuffle=True):
+            audio, visual, text, label = (part.float().to(device) for part in batch)
+            if len(label) > 1:
+                yield model(audio, visual, text), label
+
+    for _ in range(epochs):
+        model.train()
+        total = 0.0
+        for output, label in one_pass(data.train, setting.batch_size):
+            model.zero_grad()
+            summed = loss(output, label).sum()
+            summed.backward()
+            total += summed.item() / len(data.train)
+            optimizer.step()
+        model.eval()
+        for split in (data.valid, data.test):
+            for output, label in one_pass(split, len(split)):
+                loss(output, label).sum().item()
+
+
+def release(settings: Sequence[Setting], data: Data, epochs: int, device: str) -> float:
+    """Returns the seconds that the release's way takes."""
+    doubles = Data(*(Split(*(part.double() for part in split[:])) for split in data))
+    started = time.perf_counter()
+    for setting in settings:
+        train_as_released(setting, doubles, epochs, device)
+    return time.perf_counter() - started
+
+
+def workers(
+    settings: Sequence[Setting], data: Data, epochs: int, devices: list[str], stack: int | None
+) -> float:
+    """Returns the seconds that worker processes take, from the moment when they are ready."""
+    kind = devices[0].split(":")[0]
+    trainer = Trainer(EXPERIMENT.task(data), Limits(epochs, epochs), stack, verbose=False)
+    jobs = ((setting, 0) for setting in settings)
+    started: list[float] = []
+
+    def timed() -> Iterator[list[Job]]:
+        started.append(time.perf_counter())
+        yield from chunks(
+            jobs, len(settings), len(devices), lambda size: stack or default_slots(size, kind)
+        )
+
+    results = [m for m in train_locally(timed(), trainer, data, devices) if isinstance(m, Result)]
+    assert len(results) == len(settings)
+    assert all(result.epochs == epochs or result.status == "diverged" for result in results)
+    return time.perf_counter() - started[0]
+
+
+def matrix_product_speed(device: str) -> float:
+    """Returns the device's single-precision matrix product speed in FLOP/s, the best of some."""
+    size = 2048 if device == "cpu" else 8192
+    a, b = torch.randn(2, size, size, device=device)
+    best = 0.0
+    for _ in range(10):
+        started = time.perf_counter()
+        float((a @ b)[0, 0])
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def measure(options: argparse.Namespace, data: Data) -> tuple[dict[str, Measured], float]:
+    """Returns what each way took, and the device's matrix product speed."""
+    device = "cuda:0" if options.cuda else "cpu"
+    cores = options.jobs or joblib.cpu_count()
+    settings = sample(options.settings, options.seed)
+    few = settings[: min(len(settings), options.release_settings)]
+    rounds = len(few) // len(SIZES) or 1
+    fast = ["cuda:0"] if options.cuda else ["cpu"] * cores
+    ways = {
+        "release": lambda some: release(some, data, options.epochs, device),
+        "reference": lambda some: workers(some, data, options.epochs, fast, 1),
+    }
+    times: dict[str, list[tuple[list[Setting], float]]] = {name: [] for name in ways}
+    stacks = {"fast" if k is None else f"fast, K = {k}": k for k in options.stack or [None]}
+    times |= {name: [] for name in stacks}
+    speed = 0.0
+    for i in range(rounds):  # in turns, as a machine's speed drifts
+        speed = max(speed, matrix_product_speed(device))
+        for name, way in ways.items():
+            some = few[i::rounds] if options.cuda else few[i * len(SIZES) : (i + 1) * len(SIZES)]
+            times[name].append((some, way(some)))
+            print(f"{name}: {times[name][-1][1]:.1f} s for {len(some)} settings", flush=True)
+        part = slice(i * len(settings) // rounds, (i + 1) * len(settings) // rounds)
+        for name, stack in stacks.items():
+            some = settings[part]
+            times[name].append((some, workers(some, data, options.epochs, fast, stack)))
+            print(f"{name}: {times[name][-1][1]:.1f} s for {len(some)} settings", flush=True)
+    return {
+        name: Measured(
+            sum(len(some) for some, _ in taken),
+            sum(seconds for _, seconds in taken),
+            sum(useful_flops(s, data, options.epochs) for some, _ in taken for s in some),
+        )
+        for name, taken in times.items()
+    }, speed
+
+
+def rows(
+    measured: dict[str, Measured], speed: float, device: str, epochs: int
+) -> list[tuple[str, ...]]:
+    """Returns the table, a row per way, as texts."""
+    base = measured["release"].settings / measured["release"].seconds
+    table = []
+    for name, (settings, seconds, flops) in measured.items():
+        table.append((
+            name, device, str(settings), str(epochs), f"{seconds:.1f}",
+            f"{3600 * settings / seconds:.0f}", f"{settings / seconds / base:.1f}",
+            f"{flops / seconds / 1e9:.1f}", f"{flops / seconds / speed:.3f}",
+        ))  # fmt: skip
+    return table
+
+
+def parse() -> argparse.Namespace:
+    """Returns the flags."""
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add("--data_path", default="./data", help="folder of mosi.pkl (default: ./data)")
+    add("--output_path", default="./results", help="folder for throughput.csv (./results)")
+    add("--cuda", action="store_true", help="measure on one GPU")
+    add("--settings", type=whole, default=36, help="settings of the fast path (default: 36)")
+    add("--release_settings", type=whole, default=36, help="at most, of the others (default: 36)")
+    add("--epochs", type=whole, default=3, help="epochs of each (default: 3)")
+    add("--jobs", type=whole, help="worker processes (default: one per core)")
+    add("--stack", type=whole, nargs="+", help="settings that train together (default: by size)")
+    add("--seed", type=int, default=0, help="of the sample (default: 0)")
+    return flags.parse_args()
+
+
+def main() -> None:
+    """Measures, prints the table, and writes it as CSV."""
+    options = parse()
+    prepare()
+    train, valid, test, _ = load_mosi(options.data_path)
+    data = Data(train, valid, test)
+    padding = float(leading_zero_frames(train.text).float().mean()) / train.text.shape[1]
+    kind = torch.cuda.get_device_name() if options.cuda else f"{joblib.cpu_count()} CPU cores"
+    print(f"{kind}, torch {torch.__version__}; {padding:.0%} of train's frames are padding")
+    measured, speed = measure(options, data)
+    table = rows(measured, speed, kind, options.epochs)
+    print(f"matrix product speed: {speed / 1e9:.0f} GFLOP/s\n")
+    for row in (COLUMNS, *table):
+        print(" | ".join(row))
+    path = Path(options.output_path) / "throughput.csv"
+    os.makedirs(path.parent, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *table])
+    print(f"\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,76 @@
+"""What the tests share: tiny data sets, of the same form as the official ones."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SIZES = {"train": 23, "valid": 9, "test": 11}
+AUDIO, VIDEO, TEXT, STEPS = 6, 5, 7, 4
+
+Arrays = dict[str, dict[str, np.ndarray]]  # [split][modality]
+MakeArrays = Callable[..., Arrays]
+WritePickle = Callable[..., Path]
+
+
+def _labels(data_set: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    if data_set == "mosi":
+        return rng.uniform(-3, 3, (count, 1))
+    if data_set == "pom":
+        return rng.uniform(1, 7, (count, 16))
+    return np.eye(2)[np.arange(count) % 3 // 2]  # a third of them [0, 1]
+
+
+def tiny_arrays(data_set: str, seed: int = 0) -> Arrays:
+    """Returns data[split][modality] of a tiny data set; IEMOCAP's is that of one emotion."""
+    rng = np.random.default_rng(seed)
+    arrays: Arrays = {}
+    for split, count in SIZES.items():
+        text = rng.normal(size=(count, STEPS, TEXT))
+        padding = rng.integers(0, STEPS, (count, 1)) > np.arange(STEPS)  # leading steps
+        text[padding if data_set != "iemocap" else padding[:, ::-1]] = 0
+        arrays[split] = {
+            "covarep": rng.normal(size=(count, AUDIO)),
+            "facet": rng.normal(size=(count, VIDEO)),
+            "glove": text,
+            "label": _labels(data_set, count, rng),
+        }
+    return arrays
+
+
+def with_keys(data: object, kind: type) -> object:
+    """Returns nested dicts of str keys with keys of this kind, bytes or str."""
+    if not isinstance(data, dict):
+        return data
+    return {
+        key.encode() if kind is bytes else key: with_keys(value, kind)
+        for key, value in data.items()
+    }
+
+
+def pickled(folder: Path, data_set: str, data: object, keys: type = bytes) -> Path:
+    """Writes what an official file would hold, and returns the folder.
+
+    For IEMOCAP, data[split] stands for all four emotions.
+    """
+    if data_set == "iemocap":
+        data = dict.fromkeys(("neutral", "happy", "sad", "angry"), data)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{data_set}.pkl").write_bytes(pickle.dumps(with_keys(data, keys), protocol=2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny mosi.pkl, iemocap.pkl and pom.pkl. Not to be written to."""
+    folder = tmp_path_factory.mktemp("data")
+    for data_set in ("mosi", "iemocap", "pom"):
+        pickled(folder, data_set, tiny_arrays(data_set))
+    return folder

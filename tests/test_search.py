@@ -1,0 +1,561 @@
+"""The three scripts, run as their users run them, on tiny data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import pickled, tiny_arrays
+
+import train_iemocap
+import train_mosi
+import train_pom
+from model import LMF
+from options import run_script
+from training import Setting
+from utils import InputError, load_mosi
+
+ROOT = Path(train_mosi.__file__).parent
+GRID = [
+    *("audio_hidden=3,4", "video_hidden=3,5", "text_hidden=6,8", "audio_dropout=0,0.2"),
+    *("video_dropout=0.1", "text_dropout=0,0.5", "rank=1,2,3", "batch_size=4,8"),
+]
+MAINS = {"mosi": train_mosi.main, "iemocap": train_iemocap.main, "pom": train_pom.main}
+
+Options = dict[str, object]
+Rows = dict[tuple[str, ...], dict[str, str]]  # by setting and seed, without the time they took
+
+
+@pytest.fixture
+def options(tmp_path: Path, data_path: Path) -> Options:
+    """A small search on tiny data."""
+    return {
+        "data_path": data_path,
+        "output_path": tmp_path / "results",
+        "model_path": tmp_path / "models",
+        "epochs": 3,
+        "settings": 5,
+        "grid": GRID,
+        "jobs": 1,
+    }
+
+
+def words(options: Options) -> list[str]:
+    """Returns a dict of options as the words of a command line."""
+    line = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        line += [f"--{name}", *map(str, values)]
+    return line
+
+
+def command(data_set: str, options: Options) -> list[str]:
+    return [sys.executable, str(ROOT / f"train_{data_set}.py"), *words(options)]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rows(path: Path) -> Rows:
+    """Returns a CSV's rows; none may be there twice."""
+    listed = table(path)
+    found = {}
+    for row in listed:
+        del row["Seconds"]
+        found[(*(row[name] for name in Setting._fields), row["Seed"])] = row
+    assert len(found) == len(listed)
+    return found
+
+
+def written(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def reference(
+    tmp_path_factory: pytest.TempPathFactory, data_path: Path
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A search as the README writes it, in two processes: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("reference")
+    options: Options = {
+        "run_id": 19260817,
+        "epochs": 3,
+        "patience": 20,
+        "output_dim": 1,
+        "signiture": "test_run",
+        "data_path": data_path,
+        "output_path": folder / "new" / "results",
+        "model_path": folder / "new" / "models",
+        "settings": 5,
+        "grid": GRID,
+        "jobs": 2,
+    }
+    done = subprocess.run(
+        command("mosi", options), capture_output=True, text=True, timeout=100, cwd=folder
+    )
+    return folder, done
+
+
+def reference_rows(reference: tuple[Path, object]) -> Rows:
+    return rows(reference[0] / "new" / "results" / "results_test_run_19260817.csv")
+
+
+def test_a_search_from_the_command_line_writes_its_three_files(
+    reference: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = reference
+    assert (done.returncode, done.stderr) == (0, "")
+    stem = "test_run_19260817"
+    assert written(folder) == {f"results_{stem}.csv", f"results_{stem}.json", f"model_{stem}.pt"}
+    assert len(reference_rows(reference)) == 5
+    for row in reference_rows(reference).values():
+        assert (row["Status"], row["Seed"], row["Epochs"]) == ("ok", "0", "3")
+        assert 1 <= int(row["Best Epoch"]) <= 3
+    fixed = json.loads((folder / "new" / "results" / f"results_{stem}.json").read_text())["fixed"]
+    assert (fixed["epochs"], fixed["patience"], fixed["output_dim"]) == (3, 20, 1)
+    assert (fixed["seed"], fixed["max_len"]) == (0, None)
+
+
+def test_a_search_says_what_it_does_and_what_came_of_it(
+    reference: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = reference
+    head, body = done.stdout.split("1/5  ")
+    assert "mosi: 23/9/11 examples" in head
+    assert "cpu, seed 0" in head
+    assert f"torch {torch.__version__}" in head
+    assert f"5 of {2**6 * 3 * 4 * 4 * 4:,} settings" in head
+    for path in ("results/results_test_run_19260817.csv", "models/model_test_run_19260817.pt"):
+        assert str(folder / "new" / path) in head
+        assert str(folder / "new" / path) in body
+    assert all(f"\n{i}/5  valid " in body for i in range(2, 6))
+    losses = sorted(float(row["Best Validation MAE"]) for row in reference_rows(reference).values())
+    best = [line.split()[1] for line in body.splitlines() if line[:2] in ("1.", "2.", "3.")]
+    assert [float(loss) for loss in best] == pytest.approx(losses[:3], abs=6e-5)
+
+
+def test_the_trained_model_predicts_what_its_row_says(
+    reference: tuple[Path, subprocess.CompletedProcess[str]], data_path: Path
+) -> None:
+    path = reference[0] / "new" / "models" / "model_test_run_19260817.pt"
+    found = reference_rows(reference).values()
+    best = min(found, key=lambda row: float(row["Best Validation MAE"]))
+    _, valid, test, _ = load_mosi(data_path)
+    model = LMF.load(path)
+    with torch.no_grad():
+        for split, column in ((valid, "Best Validation MAE"), (test, "Test MAE")):
+            error = (model(split.audio, split.visual, split.text) - split.label).abs().mean()
+            assert error.item() == pytest.approx(float(best[column]), rel=1e-5)
+    saved = torch.load(path, weights_only=True)
+    setting = Setting(**saved["setting"])
+    assert setting.texts() == tuple(best[name] for name in Setting._fields)
+    assert (saved["data_set"], saved["emotion"], saved["seed"]) == ("mosi", None, 0)
+
+
+def test_one_worker_writes_the_same_rows_as_two(
+    options: Options, reference: tuple[Path, object]
+) -> None:
+    assert rows(train_mosi.main(options)) == reference_rows(reference)
+
+
+def test_a_setting_alone_has_the_same_row_as_among_others(
+    options: Options, reference: tuple[Path, object]
+) -> None:
+    expected = reference_rows(reference)
+    for i, (key, row) in enumerate(list(expected.items())[:2]):
+        choices = zip(Setting._fields, key[:-1], strict=True)
+        options["grid"] = [f"{name}={value}" for name, value in choices]
+        assert rows(train_mosi.main({**options, "run_id": f"alone{i}"})) == {key: row}
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(
+    options: Options, reference: tuple[Path, object]
+) -> None:
+    process = subprocess.Popen(
+        command("mosi", {**options, "settings": 5000, "jobs": 2}),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("1/5000  "):
+        assert line, "it ended before its first setting did"
+    interrupted = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+    rest, _ = process.communicate(timeout=20)  # returns once no process has its output open
+    assert time.monotonic() - interrupted < 5
+    assert process.returncode == 130
+    assert "the best settings by validation" in rest
+    path = Path(str(options["output_path"])) / "results_mosi_1.csv"
+    assert str(path) in rest
+
+    kept = path.read_bytes()
+    assert 1 <= len(rows(path)) < 5000
+    assert train_mosi.main({**options, "jobs": 2}) == path
+    assert path.read_bytes().startswith(kept)
+    found = rows(path)
+    assert {key: found[key] for key in reference_rows(reference)} == reference_rows(reference)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options["settings"] = 2
+    path = train_mosi.main(options)
+    files = [path, path.with_suffix(".json"), Path(str(options["model_path"])) / "model_mosi_1.pt"]
+    before = [file.read_bytes() for file in files]
+    first = capsys.readouterr().out
+    train_mosi.main(options)
+    second = capsys.readouterr().out
+    assert "nothing is left to train" in second
+    assert "2 of 2 are done" in second
+    assert second.split("the best settings")[1] == first.split("the best settings")[1]
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_more_settings_continue_a_run(options: Options, reference: tuple[Path, object]) -> None:
+    path = train_mosi.main({**options, "settings": 2})
+    first = path.read_bytes()
+    assert train_mosi.main(options) == path
+    assert path.read_bytes().startswith(first)
+    assert rows(path) == reference_rows(reference)
+
+
+def test_a_torn_row_is_trained_again(options: Options, reference: tuple[Path, object]) -> None:
+    path = train_mosi.main(options)
+    path.write_bytes(path.read_bytes()[:-30])
+    train_mosi.main(options)
+    assert rows(path) == reference_rows(reference)
+
+
+def test_the_whole_of_a_small_grid_is_trained_once_each(options: Options) -> None:
+    del options["settings"]
+    options["grid"] = [*(f"{name}=4" for name in ("audio_hidden", "video_hidden", "text_hidden")),
+                       *(f"{name}_dropout=0" for name in ("audio", "video", "text")),
+                       "factor_learning_rate=0.01", "learning_rate=0.01,0.02", "batch_size=8",
+                       "weight_decay=0", "rank=1,3"]  # fmt: skip
+    listed = table(train_mosi.main(options))
+    found = sorted((row["learning_rate"], row["rank"]) for row in listed)
+    assert found == [("0.01", "1"), ("0.01", "3"), ("0.02", "1"), ("0.02", "3")]
+
+
+def test_another_seed_draws_other_settings(
+    options: Options, reference: tuple[Path, object]
+) -> None:
+    found = rows(train_mosi.main({**options, "settings": 3, "seed": 5}))
+    assert {row["Seed"] for row in found.values()} == {"5"}
+    assert not {key[:-1] for key in found} & {key[:-1] for key in reference_rows(reference)}
+
+
+def test_repeats_train_each_setting_with_several_seeds(
+    options: Options, reference: tuple[Path, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rows(train_mosi.main({**options, "settings": 2, "repeats": 2}))
+    assert len(found) == 4
+    assert sorted(row["Seed"] for row in found.values()) == ["0", "0", "1", "1"]
+    for key, row in found.items():
+        if row["Seed"] == "0":
+            assert row == reference_rows(reference)[key]
+            other = found[(*key[:-1], "1")]
+            assert row["Best Validation MAE"] != other["Best Validation MAE"]
+    best = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1. ")]
+    assert "(n = 2)" in best[0]
+
+
+def test_a_setting_that_diverges_is_a_row_and_the_search_goes_on(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options["grid"] = [*(f"{name}=4" for name in ("audio_hidden", "video_hidden", "text_hidden")),
+                       *(f"{name}_dropout=0" for name in ("audio", "video", "text")),
+                       "factor_learning_rate=0.01,1e30", "learning_rate=0.01,1e30", "rank=2",
+                       "batch_size=8", "weight_decay=0"]  # fmt: skip
+    listed = table(train_mosi.main({**options, "settings": 4}))
+    by_status = {row["Status"]: row for row in listed}
+    assert len(listed) == 4
+    assert set(by_status) == {"ok", "diverged"}
+    assert by_status["ok"]["factor_learning_rate"] == by_status["ok"]["learning_rate"] == "0.01"
+    assert math.isnan(float(by_status["diverged"]["Best Validation MAE"]))
+    assert math.isnan(float(by_status["diverged"]["Test 7-class accuracy"]))
+    printed = capsys.readouterr().out
+    assert "diverged" in printed
+    best = next(line for line in printed.splitlines() if line.startswith("1. "))
+    assert best.split()[1] == f"{float(by_status['ok']['Best Validation MAE']):.4f}"
+
+
+def test_verbose_prints_every_epoch(options: Options, capsys: pytest.CaptureFixture[str]) -> None:
+    train_mosi.main({**options, "settings": 2, "run_id": "quiet"})
+    assert "epoch 1 " not in capsys.readouterr().out
+    train_mosi.main({**options, "settings": 2, "verbose": True})
+    printed = capsys.readouterr().out
+    for epoch in (1, 2, 3):
+        assert printed.count(f"epoch {epoch}  train ") == 2
+
+
+def test_nan_features_are_reported_by_the_script(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = tiny_arrays("mosi")
+    arrays["train"]["covarep"][3, 1] = np.nan
+    options["data_path"] = pickled(tmp_path / "nan", "mosi", arrays)
+    listed = table(train_mosi.main({**options, "settings": 1}))
+    assert listed[0]["Status"] == "ok"
+    assert capsys.readouterr().out.count("train 1 NaN, 0 inf") == 1
+
+
+def test_max_len_changes_what_is_trained(options: Options, reference: tuple[Path, object]) -> None:
+    found = rows(train_mosi.main({**options, "settings": 2, "max_len": 2}))
+    assert all(row != reference_rows(reference)[key] for key, row in found.items())
+
+
+def test_pom_trains_its_published_settings(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del options["grid"], options["settings"]
+    listed = table(train_pom.main({**options, "epochs": 1, "jobs": 2, "hyperparams": True}))
+    assert len(listed) == 13  # five traits share one
+    printed = capsys.readouterr().out
+    assert "Confidence, Passionate, Credible, Thorough, Persuasive" in printed
+    assert "Sentiment" in printed
+    for row in listed:
+        assert 0 < float(row["Humorous MAE"]) < 10
+        assert 0 < float(row["Confidence validation MAE"]) < 10
+        errors = [float(row[f"{trait} validation MAE"]) for trait in train_pom.TRAITS]
+        assert np.mean(errors) == pytest.approx(float(row["Best Validation MAE"]), rel=1e-4)
+
+
+def test_iemocap_trains_each_emotions_published_setting(options: Options, tmp_path: Path) -> None:
+    del options["grid"], options["settings"]
+    paths = train_iemocap.main({**options, "epochs": 1, "emotion": "all", "hyperparams": True})
+    emotions = ("happy", "sad", "angry", "neutral")
+    assert [path.name for path in paths] == [f"results_iemocap_{name}_1.csv" for name in emotions]
+    assert written(tmp_path / "models") == {f"model_iemocap_{name}_1.pt" for name in emotions}
+    (happy,), _, _, (neutral,) = map(table, paths)
+    assert (happy["video_hidden"], happy["batch_size"]) == ("16", "128")
+    assert (neutral["audio_hidden"], neutral["learning_rate"]) == ("32", "0.0005")
+    assert 0 <= float(happy["Test F1-score of the emotion"]) <= 1
+
+
+def test_one_emotion_is_searched_at_a_time(options: Options, tmp_path: Path) -> None:
+    (path,) = train_iemocap.main({**options, "settings": 2, "emotion": "sad", "run_id": "x"})
+    assert path.name == "results_iemocap_sad_x.csv"
+    assert len(rows(path)) == 2
+    saved = torch.load(tmp_path / "models" / "model_iemocap_sad_x.pt", weights_only=True)
+    assert (saved["data_set"], saved["emotion"]) == ("iemocap", "sad")
+
+
+def test_a_users_own_settings_are_trained_in_their_order(options: Options, tmp_path: Path) -> None:
+    header = " ".join(["name", *Setting._fields])
+    mine = tmp_path / "mine.txt"
+    mine.write_text(
+        f"[mosi]\n{header}\nb 3 3 6 0 0 0 0.01 0.01 5 7 0\na 3 3 6 0 0 0 0.01 0.01 2 6 0\n"
+    )
+    del options["grid"], options["settings"]
+    listed = table(train_mosi.main({**options, "hyperparams": mine}))
+    assert [(row["rank"], row["batch_size"]) for row in listed] == [("5", "7"), ("2", "6")]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochs": 4}, "epochs (then 3, now 4)"),
+        ({"patience": 3}, "patience (then 20, now 3)"),
+        ({"max_len": 3}, "max_len (then None, now 3)"),
+        ({"seed": 1}, "seed (then 0, now 1)"),
+        ({"data_path": "other"}, "data sha256"),
+    ],
+)
+def test_a_run_is_not_continued_under_other_conditions(
+    change: Options, named: str, options: Options, tmp_path: Path
+) -> None:
+    options["settings"] = 1
+    path = train_mosi.main(options)
+    before = path.read_bytes()
+    if "data_path" in change:
+        change = {"data_path": pickled(tmp_path / "other", "mosi", tiny_arrays("mosi", seed=1))}
+    with pytest.raises(InputError) as caught:
+        train_mosi.main({**options, **change, "settings": 2})
+    assert named in str(caught.value)
+    assert str(caught.value).count("now") == 1
+    assert path.read_bytes() == before
+
+
+def test_cuda_false_trains_on_the_cpu(
+    options: Options, reference: tuple[Path, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, off in enumerate(("False", False)):
+        path = train_mosi.main({**options, "settings": 1, "cuda": off, "run_id": i})
+        assert rows(path).items() <= reference_rows(reference).items()
+    assert "cpu, seed 0" in capsys.readouterr().out
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    data_set: str,
+    line: list[str],
+) -> str:
+    """Returns the one line with which a script refuses a command line."""
+    monkeypatch.setattr(sys, "argv", [f"train_{data_set}.py", *line])
+    main: Callable[[], object] = MAINS[data_set]
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    assert caught.value.code == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"train_{data_set}.py: ")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("--epochs 0", "--epochs: expected a whole number of at least 1, got '0'"),
+        ("--epochs -3", "--epochs: expected a whole number of at least 1"),
+        ("--epochs 1.5", "--epochs: expected a whole number of at least 1"),
+        ("--patience 0", "--patience: expected a whole number of at least 1"),
+        ("--settings 0", "--settings: expected a whole number of at least 1"),
+        ("--repeats 0", "--repeats: expected a whole number of at least 1"),
+        ("--jobs 0", "--jobs: expected a whole number of at least 1"),
+        ("--max_len 0", "--max_len: expected a whole number of at least 1"),
+        ("--output_dim x", "--output_dim: expected a whole number of at least 1"),
+        ("--output_dim 2", "--output_dim: expected 1, as many as the labels' columns, got 2"),
+        ("--seed -1", "--seed: expected a whole number of at least 0"),
+        ("--run_id a/b", "--run_id: expected a part of a file name, got 'a/b'"),
+        ("--signiture ..", "--signiture/--signature: expected a part of a file name"),
+        ("--cuda maybe", "--cuda: expected True or False, got 'maybe'"),
+        ("--epoch 3", "unrecognized arguments: --epoch 3"),
+        ("--nonsense", "--nonsense"),
+        ("stray", "stray"),
+        ("--epochs", "--epochs: expected one argument"),
+        ("--emotion sad", "unrecognized arguments"),
+        ("--grid", "--grid"),
+        ("--grid rank", "--grid: expected NAME=VALUE"),
+        ("--grid rank=0", "rank: expected a whole number"),
+        ("--grid batch_size=1", "batch_size: expected a whole number"),
+        ("--grid audio_dropout=1", "audio_dropout: expected a number from 0 to below 1"),
+        ("--grid depth=2", "audio_hidden"),
+        ("--grid rank=1 --hyperparams", "--grid and --hyperparams"),
+        ("--hyperparams", "none was published for MOSI"),
+        ("--hyperparams nowhere.txt", "nowhere.txt"),
+        ("--data_path nowhere", "nowhere/mosi.pkl: no such file"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line_and_nothing_is_written(
+    line: str,
+    reason: str,
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del options["grid"]
+    monkeypatch.chdir(tmp_path)
+    assert reason in refused(monkeypatch, capsys, "mosi", [*words(options), *line.split()])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["output_path", "model_path"])
+def test_a_file_in_a_folders_place_is_refused(
+    place: str,
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    options[place] = tmp_path / "file"
+    assert "expected a folder" in refused(monkeypatch, capsys, "mosi", words(options))
+    assert written(tmp_path) == {"file"}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("line", ["--emotion joy", "--emotion Happy"])
+def test_an_unknown_emotion_is_refused(
+    line: str,
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = refused(monkeypatch, capsys, "iemocap", [*words(options), *line.split()])
+    assert "happy, sad, angry, neutral or all" in message
+    assert not written(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("value", [[], ["True"]])
+def test_cuda_without_a_gpu_is_refused(
+    value: list[str],
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = [*words(options), "--cuda", *value]
+    assert "--cuda: expected a GPU" in refused(monkeypatch, capsys, "pom", line)
+    assert not written(tmp_path)
+
+
+@pytest.mark.slow
+def test_bad_input_ends_a_script_with_one_line_and_status_2(
+    options: Options, tmp_path: Path
+) -> None:
+    (tmp_path / "pom.pkl").write_bytes(b"a truncated file")
+    options["data_path"] = tmp_path
+    done = subprocess.run(command("pom", options), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"train_pom.py: {tmp_path}/pom.pkl: expected a whole pickle")
+    assert done.stderr.count("\n") == 1
+    assert written(tmp_path) == {"pom.pkl"}
+
+
+def test_unknown_options_from_python_are_refused(options: Options) -> None:
+    with pytest.raises(InputError, match="--epoch"):
+        train_mosi.main({**options, "epoch": 3})
+
+
+def test_options_from_python_may_be_none(options: Options) -> None:
+    path = train_mosi.main({**options, "settings": 1, "max_len": None, "verbose": False})
+    assert len(rows(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("data_set", "epochs", "outputs"), [("mosi", 500, 1), ("iemocap", 100, 2), ("pom", 500, 16)]
+)
+def test_help_gives_each_flag_and_its_default(
+    data_set: str, epochs: int, outputs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        MAINS[data_set]({"help": True})
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for flag, default in {
+        "--run_id": 1,
+        "--epochs": epochs,
+        "--patience": 20,
+        "--output_dim": outputs,
+        "--signature": data_set,
+        "--data_path": "./data",
+        "--model_path": "./models",
+        "--output_path": "./results",
+        "--seed": 0,
+        "--repeats": 1,
+        **({"--emotion": "happy"} if data_set == "iemocap" else {}),
+    }.items():
+        after = text.split(f" {flag} ")[-1]
+        assert f"(default: {default})" in after.split(" --")[0], flag
+    for flag in ("--cuda", "--max_len", "--settings", "--grid", "--hyperparams", "--jobs"):
+        assert "(default: " in text.split(f" {flag} ")[-1].split(" --")[0], flag

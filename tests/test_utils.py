@@ -1,0 +1,396 @@
+"""The loaders: on the official files' byte form, on what they clean, and on files that are bad."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import AUDIO, STEPS, TEXT, VIDEO, Arrays, pickled, tiny_arrays
+from python2 import Python2Pickler
+
+from utils import EMOTIONS, InputError, Splits, load_iemocap, load_mosi, load_pom, total
+
+DATA_SETS = ("mosi", "iemocap", "pom")
+SPLITS = ("train", "valid", "test")
+MODALITIES = ("covarep", "facet", "glove", "label")
+
+
+def load(data_set: str, folder: Path | str, max_len: int | None = None) -> Splits:
+    if data_set == "iemocap":
+        return load_iemocap(folder, "happy", max_len)
+    return (load_mosi if data_set == "mosi" else load_pom)(folder, max_len)
+
+
+def assert_loaded(splits: Splits, arrays: Arrays) -> None:
+    for split, name in zip(splits[:3], SPLITS, strict=True):
+        for part, modality in zip(split[:], MODALITIES, strict=True):
+            assert part.dtype == torch.float32
+            assert part.is_contiguous()
+            np.testing.assert_array_equal(part.numpy(), arrays[name][modality].astype(np.float32))
+
+
+def refusal(data_set: str, folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load(data_set, folder)
+    message = str(caught.value)
+    assert str(folder / f"{data_set}.pkl") in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_loaders_read_the_byte_form_of_the_official_files(data_set: str, tmp_path: Path) -> None:
+    arrays = tiny_arrays(data_set)
+    data: object = arrays
+    if data_set == "iemocap":  # the emotions share their features and have labels of their own
+        data = {
+            emotion: {
+                split: {**parts, "label": np.roll(parts["label"], i, axis=0).astype(np.int64)}
+                for split, parts in arrays.items()
+            }
+            for i, emotion in enumerate(("happy", "neutral", "sad", "angry"))
+        }
+    (tmp_path / f"{data_set}.pkl").write_bytes(Python2Pickler().dumps(data))
+    splits = load(data_set, tmp_path)
+    assert_loaded(splits, arrays)
+    assert splits[3] == (AUDIO, VIDEO, TEXT)
+
+
+def test_each_emotion_has_its_own_labels(tmp_path: Path) -> None:
+    arrays = tiny_arrays("iemocap")
+    data = {
+        emotion: {
+            split: {**parts, "label": np.roll(parts["label"], i, axis=0)}
+            for split, parts in arrays.items()
+        }
+        for i, emotion in enumerate(EMOTIONS)
+    }
+    (tmp_path / "iemocap.pkl").write_bytes(Python2Pickler().dumps(data))
+    for i, emotion in enumerate(EMOTIONS):
+        label = load_iemocap(tmp_path, emotion)[2].label
+        np.testing.assert_array_equal(label, np.roll(arrays["test"]["label"], i, axis=0))
+
+
+@pytest.mark.parametrize("keys", [bytes, str])
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_keys_may_be_bytes_or_str(data_set: str, keys: type, tmp_path: Path) -> None:
+    pickled(tmp_path, data_set, tiny_arrays(data_set), keys)
+    assert_loaded(load(data_set, tmp_path), tiny_arrays(data_set))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_any_pickle_protocol_is_read(protocol: int, tmp_path: Path) -> None:
+    data = pickle.dumps(tiny_arrays("mosi"), protocol)
+    (tmp_path / "mosi.pkl").write_bytes(data)
+    assert_loaded(load_mosi(tmp_path), tiny_arrays("mosi"))
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f4", "<f2", "<i8"])
+def test_any_kind_of_number_is_read(dtype: str, tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    for parts in arrays.values():
+        parts["covarep"] = np.asfortranarray(parts["covarep"].round().astype(dtype))
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
+    train = load_mosi(tmp_path)[0]
+    np.testing.assert_array_equal(train.audio.numpy(), arrays["train"]["covarep"].astype("f4"))
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_the_folder_may_end_in_a_slash(ending: str, data_path: Path) -> None:
+    assert_loaded(load_mosi(f"{data_path}{ending}"), tiny_arrays("mosi"))
+
+
+def test_a_split_is_a_dataset_of_examples(data_path: Path) -> None:
+    train, _, _, _ = load_mosi(data_path)
+    assert isinstance(train, torch.utils.data.Dataset)
+    assert len(train) == 23
+    assert [tuple(part.shape) for part in train[4]] == [(AUDIO,), (VIDEO,), (STEPS, TEXT), (1,)]
+    batch = next(iter(torch.utils.data.DataLoader(train, batch_size=5)))
+    for part, expected in zip(batch, train[:5], strict=True):
+        assert torch.equal(part, expected)
+
+
+def test_nan_and_infinite_features_become_zero_and_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = tiny_arrays("mosi")
+    arrays["train"]["covarep"][2, 3] = np.nan
+    arrays["train"]["covarep"][4, :2] = np.inf
+    arrays["test"]["covarep"][0, 0] = -np.inf
+    arrays["valid"]["facet"][1, 1] = 1e300  # infinite in single precision
+    arrays["test"]["glove"][5, 3, 6] = np.nan
+    splits = load_mosi(pickled(tmp_path, "mosi", arrays))
+    for parts in arrays.values():
+        for modality in MODALITIES:
+            parts[modality] = np.nan_to_num(parts[modality], nan=0, posinf=0, neginf=0)
+    arrays["valid"]["facet"][1, 1] = 0
+    assert_loaded(splits, arrays)
+    audio, video, text = capsys.readouterr().out.splitlines()
+    assert "audio" in audio
+    assert "train 1 NaN, 2 inf" in audio
+    assert "test 0 NaN, 1 inf" in audio
+    assert "valid" not in audio
+    assert "video" in video
+    assert "valid 0 NaN, 1 inf" in video
+    assert "text" in text
+    assert "test 1 NaN, 0 inf" in text
+
+
+def test_clean_files_are_loaded_without_a_word(
+    data_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for data_set in DATA_SETS:
+        load(data_set, data_path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_labels_that_are_not_finite_are_refused(data_set: str, bad: float, tmp_path: Path) -> None:
+    arrays = tiny_arrays(data_set)
+    arrays["valid"]["label"][3:5, 0] = bad
+    message = refusal(data_set, pickled(tmp_path, data_set, arrays))
+    assert "finite labels" in message
+    assert "2 of valid" in message
+
+
+@pytest.mark.parametrize(("data_set", "in_front"), [("mosi", 1), ("pom", 1), ("iemocap", 0)])
+@pytest.mark.parametrize("max_len", [1, 3, 4, 6])
+def test_max_len_cuts_and_pads_on_the_side_of_the_padding(
+    data_set: str, in_front: bool, max_len: int, data_path: Path
+) -> None:
+    text = tiny_arrays(data_set)["train"]["glove"]
+    more = np.zeros((len(text), 10, TEXT))
+    long = np.concatenate([more, text] if in_front else [text, more], axis=1)
+    expected = long[:, -max_len:] if in_front else long[:, :max_len]
+    loaded = load(data_set, data_path, max_len)[0].text
+    np.testing.assert_array_equal(loaded, expected.astype(np.float32))
+    assert loaded.is_contiguous()
+
+
+def test_the_side_of_the_padding_is_read_from_the_file(tmp_path: Path) -> None:
+    arrays = tiny_arrays("iemocap")  # padded at the end
+    for parts in arrays.values():
+        parts["label"] = parts["label"][:, :1]
+    text = load_mosi(pickled(tmp_path, "mosi", arrays), 2)[0].text
+    np.testing.assert_array_equal(text, arrays["train"]["glove"][:, :2].astype(np.float32))
+
+
+@pytest.mark.parametrize(("data_set", "in_front"), [("mosi", True), ("iemocap", False)])
+def test_files_without_padding_are_cut_as_the_corpus_is_padded(
+    data_set: str, in_front: bool, tmp_path: Path
+) -> None:
+    arrays = tiny_arrays(data_set)
+    for parts in arrays.values():
+        parts["glove"] = np.random.default_rng(1).normal(size=parts["glove"].shape)
+    whole = arrays["test"]["glove"].astype(np.float32)
+    text = load(data_set, pickled(tmp_path, data_set, arrays), 3)[2].text
+    np.testing.assert_array_equal(text, whole[:, 1:] if in_front else whole[:, :3])
+
+
+def test_the_sentiment_of_a_pom_file_with_17_columns_is_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = tiny_arrays("pom")
+    for parts in arrays.values():
+        parts["label"] = np.tile(np.arange(17.0), (len(parts["label"]), 1))
+    splits = load_pom(pickled(tmp_path, "pom", arrays))
+    for split in splits[:3]:
+        assert split.label[0].tolist() == [*range(14), 15, 16]
+    assert "Sentiment" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data_set", "columns"), [("mosi", 2), ("iemocap", 1), ("iemocap", 4), ("pom", 15), ("pom", 18)]
+)
+def test_labels_of_another_width_are_refused(data_set: str, columns: int, tmp_path: Path) -> None:
+    arrays = tiny_arrays(data_set)
+    for parts in arrays.values():
+        parts["label"] = np.ones((len(parts["label"]), columns))
+    message = refusal(data_set, pickled(tmp_path, data_set, arrays))
+    expected = {"mosi": 1, "iemocap": 2, "pom": 16}[data_set]
+    assert f"labels with {expected} columns, got {columns}" in message
+
+
+@pytest.mark.parametrize("row", [[1, 1], [0, 0], [0.5, 0.5], [2, -1]])
+def test_iemocap_labels_that_are_not_one_hot_are_refused(row: list[float], tmp_path: Path) -> None:
+    arrays = tiny_arrays("iemocap")
+    arrays["test"]["label"][2] = row
+    assert "one-hot labels in test" in refusal("iemocap", pickled(tmp_path, "iemocap", arrays))
+
+
+@pytest.mark.parametrize("emotion", ["joy", "", "Happy", "all"])
+def test_an_unknown_emotion_is_refused(emotion: str, data_path: Path) -> None:
+    with pytest.raises(InputError, match="happy, sad, angry, neutral"):
+        load_iemocap(data_path, emotion)
+
+
+def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    message = refusal("mosi", tmp_path)
+    assert "no such file" in message
+    assert "--data_path" in message
+    assert "prepare.py synthetic mosi" in message
+
+
+def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").mkdir()
+    assert "can't be read" in refusal("mosi", tmp_path)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
+    for content in (
+        Python2Pickler().dumps(tiny_arrays("mosi")),
+        pickle.dumps(tiny_arrays("mosi")),
+    ):
+        (tmp_path / "mosi.pkl").write_bytes(content[: int(share * len(content))])
+        assert "expected a whole pickle" in refusal("mosi", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"audio,video\n1,2\n", b"PK\x03\x04zip", b"version https://git-lfs.github.com/spec/v1\n"],
+)
+def test_a_file_that_is_no_pickle_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").write_bytes(content)
+    assert "expected a whole pickle" in refusal("mosi", tmp_path)
+
+
+class Harmful:
+    """Its pickle makes a folder when it is read without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+class Harmless:
+    """A class that a pickle may name, but that is no plain container."""
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_code_in_a_pickle_is_refused_and_never_run(protocol: int, tmp_path: Path) -> None:
+    mark = tmp_path / "harm"
+    data = {**tiny_arrays("mosi"), "extra": Harmful(mark)}
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(data, protocol))
+    assert "it names posix.mkdir" in refusal("mosi", tmp_path).replace("nt.mkdir", "posix.mkdir")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(data, protocol))  # the proof that reading it carelessly would
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps({"train": Harmless()}),
+        pickle.dumps(eval),
+        b"cbuiltins\ngetattr\n(cnumpy\nndarray\nS'__class__'\ntR.",
+        b"c__builtin__\nexec\n(S'1'\ntR.",
+        b"cnumpy\nload\n(S'x.npy'\ntR.",
+        b"c_codecs\ndecode\n(S'x'\ntR.",
+        b"ctorch\nload\n(S'x.pt'\ntR.",
+    ],
+)
+def test_nothing_but_numpy_arrays_may_be_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").write_bytes(content)
+    message = refusal("mosi", tmp_path)
+    assert "it names" in message
+    assert "only numpy arrays and plain containers" in message
+
+
+@pytest.mark.parametrize("data", [[1, 2], None, np.zeros(3), {}, {"a": 1}])
+def test_pickles_of_something_else_are_refused(data: object, tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(data))
+    assert "train" in refusal("mosi", tmp_path)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_missing_split_is_named(split: str, tmp_path: Path) -> None:
+    arrays = tiny_arrays("pom")
+    del arrays[split]
+    message = refusal("pom", pickled(tmp_path, "pom", arrays))
+    assert f"the key '{split}'" in message
+    assert all(other in message for other in arrays)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_missing_modality_is_named(modality: str, tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    del arrays["valid"][modality]
+    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
+    assert f"the key '{modality}' in valid" in message
+
+
+def test_an_iemocap_file_without_emotions_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "iemocap.pkl").write_bytes(pickle.dumps(tiny_arrays("iemocap")))
+    assert "the key 'happy'" in refusal("iemocap", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modality", "array"),
+    [
+        ("covarep", np.zeros((23, 4, 6))),  # a step axis that should be averaged out
+        ("glove", np.zeros((23, 7))),
+        ("label", np.zeros(23)),
+        ("facet", np.array([["a"] * 5] * 23)),
+        ("facet", np.array([[None] * 5] * 23)),
+        ("facet", np.zeros((23, 5), complex)),
+        ("facet", [[0.0] * 5] * 23),
+        ("covarep", np.zeros((22, 6))),
+        ("covarep", np.zeros((24, 6))),
+    ],
+)
+def test_arrays_of_another_kind_or_shape_are_refused(
+    modality: str, array: np.ndarray, tmp_path: Path
+) -> None:
+    arrays = tiny_arrays("mosi")
+    arrays["train"][modality] = array
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
+    message = refusal("mosi", tmp_path)
+    assert "train" in message
+    assert modality in message
+
+
+def test_a_split_without_examples_is_refused(tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    arrays["valid"] = {modality: array[:0] for modality, array in arrays["valid"].items()}
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
+    assert "expected examples in valid/" in refusal("mosi", tmp_path)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_arrays_without_features_are_refused(modality: str, tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    for parts in arrays.values():
+        parts[modality] = parts[modality][:, :0]
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
+    assert f"train/{modality}, got shape" in refusal("mosi", tmp_path)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_splits_that_disagree_are_refused(modality: str, tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    array = arrays["test"][modality]
+    arrays["test"][modality] = np.concatenate([array, array], axis=1)
+    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
+    assert f"test/{modality}" in message
+
+
+def test_a_train_split_of_one_example_is_refused(tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    arrays["train"] = {modality: array[:1] for modality, array in arrays["train"].items()}
+    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
+    assert "at least 2 training examples" in message
+
+
+def test_total_counts_the_settings_of_a_grid() -> None:
+    assert total({"rank": [1, 4], "batch_size": [8, 16, 32]}) == 6
+    assert total({}) == 1
+    assert total({"rank": []}) == 0

@@ -54,14 +54,15 @@ def shuffled(count: int, seed: int) -> Iterator[np.ndarray]:
     """Yields 0 ... count - 1, each once, in a random order, in blocks and without a list of them.
 
     Source:
-        A Feistel network permutes the numbers of 2b bits; those beyond count are passed over.
+        A Feistel network permutes the numbers of 2b bits, four rounds as in Luby, Rackoff, "How to
+        construct pseudorandom permutations", 1988; numbers beyond count are passed over.
     """
     bits = max(1, math.ceil((count - 1).bit_length() / 2))
     mask = np.uint64(2**bits - 1)
     for start in range(0, 4**bits, _BLOCK):
         block = np.arange(start, min(start + _BLOCK, 4**bits), dtype=np.uint64)
         left, right = block >> np.uint64(bits), block & mask
-        for key in np.random.SeedSequence(seed).generate_state(6, np.uint64):
+        for key in np.random.SeedSequence(seed).generate_state(4, np.uint64):
             left, right = right, left ^ (_mix(right + key) & mask)
         block = left << np.uint64(bits) | right
         yield block[block < count].astype(np.int64)

@@ -61,17 +61,29 @@ class _Member(NamedTuple):
 
 
 class Stack:
-    """Settings of one size in training: at most `slots` at a time, the others wait."""
+    """Settings of one size in training: at most `slots` at a time, the others wait.
 
-    def __init__(self, size: Sizes, slots: int, data: Data, task: Task, limits: Limits) -> None:
+    Wide is how GPUs work: every operation goes over all members, none over one, padding included.
+    """
+
+    def __init__(
+        self,
+        size: Sizes,
+        slots: int,
+        data: Data,
+        task: Task,
+        limits: Limits,
+        wide: bool | None = None,
+    ) -> None:
         self.size, self.data, self.task, self.limits = size, data, task, limits
         self.device = data.train.label.device
+        self.wide = self.device.type == "cuda" if wide is None else wide
         self.layout = Layout(size, data.input_dims, task.output_dim)
         self.members: list[_Member | None] = [None] * slots
         self.state = self._new_state(slots)
-        skips = skipping_pays(data.train.text, size.text, size.batch_size)
+        skips = not self.wide and skipping_pays(size.text, size.batch_size)
         self.text = Text(data.train.text, size.batch_size, skips)
-        self.valid = ValidSplit(data.valid)
+        self.valid = ValidSplit(data.valid, self.wide)
         self.batches = batches(torch.arange(len(data.train)), size.batch_size)
         self._use(slots)
 
@@ -105,9 +117,7 @@ class Stack:
         for name in self.layout.derived:
             self.parameters[name] = self.layout.view(weights, name).detach().requires_grad_()
             self.gradients.append(self.layout.view(grads, name))
-        self.graphs = (
-            _Graphs(self._step, slots, self.device) if self.device.type == "cuda" else None
-        )
+        self.graphs = _Graphs(self._step, slots, self.device) if self.wide else None
 
     def train(self, jobs: Iterator[Job], on_epoch: Listener | None = None) -> Iterator[Result]:
         """Yields the results of the jobs as they come to their ends."""
@@ -330,7 +340,7 @@ def _linear(x: Tensor, parameters: dict[str, Tensor], name: str) -> Tensor:
 
 
 class _Graphs:
-    """An epoch's training steps on CUDA: captured once, then replayed."""
+    """An epoch's training steps; on CUDA they are captured once, then replayed."""
 
     def __init__(self, step: Callable[[Tensor], None], slots: int, device: torch.device) -> None:
         self.step, self.slots, self.device = step, slots, device
@@ -340,6 +350,10 @@ class _Graphs:
     def run(self, batch_sizes: list[int]) -> None:
         """Runs one epoch."""
         self.position.zero_()
+        if self.device.type == "cpu":
+            for batch_size in batch_sizes:
+                self._advance(batch_size)
+            return
         if self.captured is None:  # the first epoch sets up what can't be set up in a capture
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())

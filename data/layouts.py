@@ -1,0 +1,215 @@
+"""Reads data files of the layouts in which the corpora circulate, and says which layout it is.
+
+Nothing in a file is ever run: pickles go through pickles.py, .npz and .npy without objects, and
+HDF5 through a process of its own (hdf5.py), since a damaged file can crash its library.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+from utils import EMOTIONS, SPLITS, InputError, read_pickle
+
+MOST_ARRAYS = 100_000  # in one file; a computational sequence has two per video
+MOST_DEPTH = 4  # emotion, split, modality, and one to spare
+MOST_INFLATED = 1100  # bytes that one byte of a compressed file can give
+SUFFIXES = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".csd")
+SECONDS = 600  # the longest that reading an HDF5 file may take
+ROLES = ("audio", "video", "text", "label")
+
+Values = np.ndarray | list  # what a file holds: an array, or a list of names or sentences
+
+
+class Layout(NamedTuple):
+    """How a family of files names the four roles of an example's parts.
+
+    Attributes:
+        title: For people.
+        keys: The names of audio, video, text and label.
+        path: Where a part lies, from its split and key.
+    """
+
+    title: str
+    keys: tuple[str, str, str, str]
+    path: str = "{split}/{key}"
+
+
+LAYOUTS = {
+    "release": Layout("as the train scripts read it", ("covarep", "facet", "glove", "label")),
+    "mmsa": Layout("MMSA pickle", ("audio", "vision", "text", "regression_labels")),
+    "mult": Layout("MulT / MultiBench pickle", ("audio", "vision", "text", "labels")),
+    "mfn": Layout("MFN folder of .h5 files", ("audio", "video", "text", "y"), "{key}_{split}"),
+    "arrays": Layout("named arrays", ("audio", "video", "text", "label"), "{split}_{key}"),
+}
+
+
+class Found(NamedTuple):
+    """What a file or folder holds.
+
+    Attributes:
+        path: Of the file or folder.
+        layout: A key of LAYOUTS; "sequence" for a computational sequence (.csd); None if unknown.
+        values: Everything, by its path in the file, as "train/covarep".
+    """
+
+    path: Path
+    layout: str | None
+    values: dict[str, Values]
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """The outer keys of the release's IEMOCAP, or one empty name."""
+        return EMOTIONS if f"{EMOTIONS[0]}/train/label" in self.values else ("",)
+
+    def part(self, split: str, role: str, emotion: str = "") -> np.ndarray:
+        """Returns the array of a role (audio, video, text or label) in a split."""
+        assert self.layout in LAYOUTS
+        layout = LAYOUTS[self.layout]
+        where = layout.path.format(split=split, key=layout.keys[ROLES.index(role)])
+        value = self.values[f"{emotion}/{where}" if emotion else where]
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            raise InputError(f"{self.path}: expected {where} to be a numeric array")
+        return value
+
+
+def read(path: Path) -> Found:
+    """Returns what a data file, or a folder of .h5 or .npy files, holds.
+
+    Raises:
+        InputError: It is missing, damaged, unsafe, or of no known format.
+    """
+    values = dict(_folder(path)) if path.is_dir() else dict(_file(path))
+    return Found(path, _recognise(values), values)
+
+
+def _recognise(values: Mapping[str, Values]) -> str | None:
+    for name, layout in LAYOUTS.items():
+        paths = [layout.path.format(split=s, key=key) for s in SPLITS for key in layout.keys]
+        outer = [f"{e}/{p}" for e in EMOTIONS for p in paths] if name == "release" else paths
+        if all(p in values for p in paths) or all(p in values for p in outer):
+            return name
+    features = [p for p in values if p.endswith("/features")]
+    return "sequence" if features and len(features) * 2 >= len(values) else None
+
+
+def _folder(path: Path) -> Iterator[tuple[str, Values]]:
+    files = sorted(f for f in path.iterdir() if f.suffix in (".h5", ".hdf5", ".npy"))
+    if not files:
+        raise InputError(f"{path}: expected a folder of .h5 or .npy files, found none in it")
+    if len(files) > MOST_ARRAYS:
+        raise InputError(f"{path}: expected at most {MOST_ARRAYS} files, found {len(files)}")
+    for file in files:
+        for name, value in _file(file):
+            # An .h5 file of MFN holds one array, called "data" or "d1".
+            yield (file.stem if name in ("data", "d1") else f"{file.stem}/{name}"), value
+
+
+def _file(path: Path) -> Iterator[tuple[str, Values]]:
+    """Yields what a file holds, whose format is told by its first bytes."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: expected a file, got something else")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+    if start.startswith(b"\x89HDF"):
+        yield from _h5(path)
+    elif start.startswith(b"PK"):
+        yield from _npz(path)
+    elif start.startswith(b"\x93NUMPY"):
+        with path.open("rb") as file:
+            yield "data", _npy(path, file, path.stat().st_size)
+    elif path.suffix in (".h5", ".hdf5", ".csd", ".npz", ".npy"):
+        raise InputError(f"{path}: expected a {path.suffix} file, got a damaged or other file")
+    else:
+        yield from _flat(path, read_pickle(path))
+
+
+def _flat(path: Path, data: object) -> Iterator[tuple[str, Values]]:
+    """Yields the arrays and lists in nested dicts, with their paths."""
+    pending = [((), data)]
+    for count, (keys, value) in enumerate(pending):
+        if count > 10 * MOST_ARRAYS or len(keys) > MOST_DEPTH:
+            raise InputError(f"{path}: expected arrays in a few nested dicts, got far more")
+        if isinstance(value, dict):
+            pending += [((*keys, _name(key)), inner) for key, inner in value.items()]
+        elif isinstance(value, (np.ndarray, list)):
+            yield "/".join(keys) or "data", value
+
+
+def _name(key: object) -> str:
+    text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+    return text.encode("ascii", "backslashreplace").decode()[:80]
+
+
+def _npz(path: Path) -> Iterator[tuple[str, Values]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            inflated = sum(entry.file_size for entry in entries)
+            if len(entries) > MOST_ARRAYS or inflated > MOST_INFLATED * path.stat().st_size:
+                raise InputError(f"{path}: expected a few arrays, got far more than its size holds")
+            for entry in entries:
+                with archive.open(entry) as file:
+                    name = _name(entry.filename.removesuffix(".npy"))
+                    yield name, _npy(path, file, entry.file_size)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive can make the reader raise anything
+        raise InputError(
+            f"{path}: expected a whole .npz file, got a damaged one "
+            f"({type(error).__name__}: {error})"
+        ) from None
+
+
+def _npy(path: Path, file: IO[bytes], size: int) -> np.ndarray:
+    """Reads an array without objects; its size is checked before anything is allocated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            version = npy.read_magic(file)
+            reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, fortran, dtype = reader(file)
+            if dtype.kind not in "fiubSU":
+                raise ValueError(f"an array of {dtype}, not of numbers or text")
+            contents = file.read(size)
+            return np.frombuffer(contents, dtype).reshape(shape, order="F" if fortran else "C")
+        except Exception as error:  # a damaged file can make the reader raise anything
+            raise InputError(
+                f"{path}: expected whole numpy arrays, got a damaged one "
+                f"({type(error).__name__}: {error})"
+            ) from None
+
+
+def _h5(path: Path) -> Iterator[tuple[str, Values]]:
+    if find_spec("h5py") is None:
+        raise InputError(
+            f"{path}: reading it needs h5py, which is not installed: pip install h5py==3.16.0"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "arrays.npz"
+        command = [sys.executable, str(Path(__file__).with_name("hdf5.py")), str(path), str(copy)]
+        try:
+            run = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise InputError(f"{path}: expected to be read within {SECONDS} s, gave up") from None
+        if run.returncode != 0:
+            why = run.stderr.strip().splitlines() or [f"its library crashed: {run.returncode}"]
+            raise InputError(f"{path}: {why[-1]}")
+        yield from _npz(copy)

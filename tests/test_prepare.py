@@ -1,0 +1,429 @@
+"""data/prepare.py: synthetic data, inspection, and conversion of every foreign layout."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import pickled, tiny_arrays, with_keys
+from python2 import Python2Pickler
+
+from data import prepare
+from data.official import OFFICIAL
+from data.synthetic import CORPORA, Corpus, synthetic
+from utils import EMOTIONS, POM_SENTIMENT, InputError, load_iemocap, load_mosi, load_pom
+
+SPLITS = ("train", "valid", "test")
+SIZES = {"train": 9, "valid": 4, "test": 5}
+STEPS = 6
+EMOTION_ORDER = ("neutral", "happy", "sad", "angry")
+
+Splits = dict[str, dict[str, np.ndarray]]
+
+
+# Foreign layouts, made here: audio, video, text and labels of every split.
+
+
+def sequences(label_shape: tuple[int, ...], text_width: int = 7) -> Splits:
+    """Returns steps (N, 6, D) that are padded at the end, audio with NaN and -inf in it."""
+    rng = np.random.default_rng(0)
+    splits: Splits = {}
+    for split, count in SIZES.items():
+        words = np.arange(STEPS) < rng.integers(2, STEPS, (count, 1))
+        parts = {
+            name: np.where(words[..., None], rng.normal(size=(count, STEPS, width)), 0)
+            for name, width in (("audio", 5), ("video", 4), ("text", text_width))
+        }
+        if label_shape == (4, 2):
+            label = np.eye(2)[rng.integers(0, 2, (count, 4))]
+        else:
+            label = rng.uniform(1, 3, (count, *label_shape))
+        splits[split] = {**parts, "label": label}
+    splits["train"]["audio"][0, 0, :2] = np.nan, -np.inf
+    return splits
+
+
+def finite(array: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(array, nan=0, posinf=0, neginf=0)
+
+
+def write_mult(path: Path, splits: Splits, keys: type = str) -> Path:
+    data = {
+        split: {
+            "audio": parts["audio"],
+            "vision": parts["video"],
+            "text": parts["text"],
+            "labels": parts["label"],
+            "id": np.array([[f"v{i}", b"0.1", None] for i in range(SIZES[split])], dtype=object),
+        }
+        for split, parts in splits.items()
+    }
+    path.write_bytes(pickle.dumps(with_keys(data, keys)))
+    return path
+
+
+def write_mmsa(path: Path, splits: Splits, lengths: bool) -> Path:
+    data = {}
+    for split, parts in splits.items():
+        data[split] = {
+            "audio": parts["audio"],
+            "vision": parts["video"],
+            "text": parts["text"],
+            "regression_labels": parts["label"][:, 0],
+            "raw_text": ["words"] * SIZES[split],
+        }
+        if lengths:
+            data[split]["audio_lengths"] = [2] * SIZES[split]
+            data[split]["vision_lengths"] = [3] * SIZES[split]
+    path.write_bytes(pickle.dumps(data))
+    return path
+
+
+def write_mfn(folder: Path, splits: Splits) -> Path:
+    h5py = pytest.importorskip("h5py")
+    folder.mkdir()
+    for split, parts in splits.items():
+        for name, array in parts.items():
+            key = "y" if name == "label" else name
+            with h5py.File(folder / f"{key}_{split}.h5", "w") as file:
+                file["d1" if name == "text" else "data"] = array
+    return folder
+
+
+def write_arrays(path: Path, splits: Splits) -> Path:
+    named = {f"{s}_{name}": array for s, parts in splits.items() for name, array in parts.items()}
+    if path.suffix == ".npz":
+        np.savez(path, allow_pickle=False, **named)
+        return path
+    path.mkdir()
+    for name, array in named.items():
+        np.save(path / f"{name}.npy", array)
+    return path
+
+
+def run(*words: object) -> None:
+    prepare.main([str(word) for word in words])
+
+
+# Conversion.
+
+
+@pytest.mark.parametrize("keys", [str, bytes])
+def test_mult_becomes_mosi_with_the_direct_averages(keys: type, tmp_path: Path) -> None:
+    splits = sequences((1, 1))
+    source = write_mult(tmp_path / "mosi_data.pkl", splits, keys)
+    run("convert", source, "--to", "mosi", "-o", tmp_path / "out")
+    *loaded, dims = load_mosi(tmp_path / "out")
+    assert dims == (5, 4, 7)
+    for got, split in zip(loaded, SPLITS, strict=True):
+        expected = splits[split]
+        np.testing.assert_allclose(got.audio, finite(expected["audio"]).mean(axis=1), rtol=1e-6)
+        np.testing.assert_allclose(got.visual, expected["video"].mean(axis=1), rtol=1e-6)
+        np.testing.assert_array_equal(got.text, expected["text"].astype(np.float32))
+        np.testing.assert_allclose(got.label, expected["label"][:, 0], rtol=1e-6)
+
+
+def test_mult_labels_become_four_emotions_that_share_their_features(tmp_path: Path) -> None:
+    splits = sequences((4, 2))
+    source = write_mult(tmp_path / "iemocap_data.pkl", splits)
+    run("convert", source, "--to", "iemocap", "-o", tmp_path)
+    for emotion in EMOTIONS:
+        train = load_iemocap(tmp_path, emotion)[0]
+        column = EMOTION_ORDER.index(emotion)
+        np.testing.assert_array_equal(train.label, splits["train"]["label"][:, column])
+    data = pickle.loads((tmp_path / "iemocap.pkl").read_bytes())
+    assert data[b"sad"][b"train"][b"glove"] is data[b"happy"][b"train"][b"glove"]
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_mmsa_becomes_mosi_whether_aligned_or_not(lengths: bool, tmp_path: Path) -> None:
+    splits = sequences((1,), text_width=11)
+    source = write_mmsa(tmp_path / "aligned_50.pkl", splits, lengths)
+    run("convert", source, "--to", "mosi", "-o", tmp_path, "--average", "words")
+    train, _, _, dims = load_mosi(tmp_path)
+    assert dims == (5, 4, 11)
+    audio = finite(splits["train"]["audio"])
+    words = splits["train"]["text"].any(axis=2)
+    counts = np.full(len(audio), 2) if lengths else words.sum(axis=1)
+    expected = [steps[:count].mean(axis=0) for steps, count in zip(audio, counts, strict=True)]
+    np.testing.assert_allclose(train.audio, expected, rtol=1e-6)
+
+
+def test_sequences_of_different_lengths_are_averaged_over_their_own_words(tmp_path: Path) -> None:
+    splits = sequences((1,))
+    for parts in splits.values():
+        parts["audio"] = np.repeat(finite(parts["audio"]), 3, axis=1)  # three frames a word
+    source = write_mmsa(tmp_path / "unaligned_50.pkl", splits, lengths=False)
+    run("convert", source, "--to", "mosi", "-o", tmp_path, "--average", "words")
+    steps = splits["train"]["audio"]
+    expected = [frames[frames.any(axis=1)].mean(axis=0) for frames in steps]
+    np.testing.assert_allclose(load_mosi(tmp_path)[0].audio, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [16, 17])
+def test_mfn_h5_folder_becomes_pom_without_its_sentiment(columns: int, tmp_path: Path) -> None:
+    splits = sequences((columns,))
+    run("convert", write_mfn(tmp_path / "pom", splits), "--to", "pom", "-o", tmp_path)
+    train = load_pom(tmp_path)[0]
+    label = splits["train"]["label"]
+    expected = label if columns == 16 else np.delete(label, POM_SENTIMENT, axis=1)
+    np.testing.assert_allclose(train.label, expected, rtol=1e-6)
+    np.testing.assert_allclose(train.visual, splits["train"]["video"].mean(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "arrays"])
+def test_named_arrays_become_mosi(name: str, tmp_path: Path) -> None:
+    splits = sequences((1,))
+    run("convert", write_arrays(tmp_path / name, splits), "--to", "mosi", "-o", tmp_path)
+    test = load_mosi(tmp_path)[2]
+    np.testing.assert_allclose(test.audio, splits["test"]["audio"].mean(axis=1), rtol=1e-6)
+
+
+def test_synthetic_data_survive_a_round_trip_through_another_layout(tmp_path: Path) -> None:
+    data = synthetic("mosi", 1, Corpus((30, 8, 9), 5, 4, True))
+    splits = {s: {k.decode(): v for k, v in data[s.encode()].items()} for s in SPLITS}
+    named = {
+        f"{split}_{name}": parts[key]
+        for split, parts in splits.items()
+        for name, key in zip(("audio", "video", "text", "label"), parts, strict=True)
+    }
+    np.savez(tmp_path / "flat.npz", allow_pickle=False, **named)
+    run("convert", tmp_path / "flat.npz", "--to", "mosi", "-o", tmp_path)
+    again = pickle.loads((tmp_path / "mosi.pkl").read_bytes())
+    for split, parts in splits.items():
+        for key, array in parts.items():
+            np.testing.assert_array_equal(again[split.encode()][key.encode()], array)
+
+
+def test_scaling_divides_by_the_largest_magnitude_in_train(tmp_path: Path) -> None:
+    splits = sequences((1, 1))
+    splits["train"]["video"][..., 2] = 0  # a constant feature stays as it is
+    source = write_mult(tmp_path / "mosi_data.pkl", splits)
+    run("convert", source, "--to", "mosi", "-o", tmp_path, "--scale", "max")
+    train, valid, _, _ = load_mosi(tmp_path)
+    magnitude = np.abs(splits["train"]["video"].mean(axis=1)).max(axis=0)
+    magnitude[2] = 1
+    np.testing.assert_allclose(train.visual.abs().amax(0), (magnitude > 0) * [1, 1, 0, 1])
+    expected = splits["valid"]["video"].mean(axis=1) / magnitude
+    np.testing.assert_allclose(valid.visual, expected, rtol=1e-5)
+
+
+def test_convert_says_what_it_did_and_what_remains_different(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1)))
+    run("convert", source, "--to", "mosi", "-o", tmp_path)
+    out = capsys.readouterr().out
+    assert "train audio: (9, 6, 5) averaged over all steps, padding included" in out
+    assert "train audio: 2 NaN or infinite values set to 0 before" in out
+    assert "(9, 4, 5) examples, not (1284, 229, 686)" in out
+    assert "7 text features, not 300" in out
+    assert "texts are padded at the end" in out
+
+
+def test_convert_replaces_a_file_only_if_told_to(tmp_path: Path) -> None:
+    source = write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1)))
+    target = tmp_path / "mosi.pkl"
+    target.write_bytes(b"mine")
+    with pytest.raises(InputError, match="--force replaces it"):
+        run("convert", source, "--to", "mosi", "-o", tmp_path)
+    assert target.read_bytes() == b"mine"
+    run("convert", source, "--to", "mosi", "-o", tmp_path, "--force")
+    assert len(load_mosi(tmp_path)[0]) == SIZES["train"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"), [((1, 1), "pom"), ((1, 1), "iemocap"), ((4, 2), "mosi"), ((16,), "mosi")]
+)
+def test_labels_of_another_corpus_are_refused(
+    shape: tuple[int, ...], name: str, tmp_path: Path
+) -> None:
+    source = write_mult(tmp_path / "some.pkl", sequences(shape))
+    with pytest.raises(InputError, match="expected labels"):
+        run("convert", source, "--to", name, "-o", tmp_path)
+    assert not (tmp_path / f"{name}.pkl").exists()
+
+
+def test_convert_leaves_no_file_that_the_script_would_refuse(tmp_path: Path) -> None:
+    splits = sequences((1, 1))
+    splits["valid"]["label"][0] = np.nan
+    source = write_mult(tmp_path / "mosi_data.pkl", splits)
+    with pytest.raises(InputError, match="expected finite labels"):
+        run("convert", source, "--to", "mosi", "-o", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mosi_data.pkl"]
+
+
+@pytest.mark.parametrize("folder", ["taken", "taken/inside"])
+def test_a_folder_that_cannot_be_written_is_named(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    source = write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1)))
+    with pytest.raises(InputError, match=r"mosi\.pkl: can't be written"):
+        run("convert", source, "--to", "mosi", "-o", tmp_path / folder)
+
+
+def test_a_script_ends_bad_input_with_one_line_and_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(prepare.__file__)), "inspect", str(tmp_path / "none.pkl")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == f"prepare.py: {tmp_path / 'none.pkl'}: no such file\n"
+
+
+# Inspection.
+
+
+def reports(capsys: pytest.CaptureFixture[str], *files: Path) -> list[dict]:
+    run("inspect", "--json", *files)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_inspect_counts_what_was_planted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = tiny_arrays("mosi")
+    arrays["train"]["covarep"][0, :3] = np.nan, np.inf, -np.inf
+    arrays["train"]["covarep"][:, 4] = 2
+    arrays["train"]["glove"][:, :1] = 0
+    pickled(tmp_path, "mosi", arrays)
+    (report,) = reports(capsys, tmp_path / "mosi.pkl")
+    audio, _, text, _ = report["summaries"][:4]
+    assert (audio["where"], audio["nan"], audio["inf"]) == ("train/covarep", 1, 2)
+    assert audio["constant"] == 1
+    zero = ~arrays["train"]["glove"].any(axis=2)
+    assert text["padding"] == pytest.approx(zero.mean())
+    assert text["side"] == "front"
+    assert report["usable"]
+
+
+def test_inspect_tells_what_every_layout_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emotions = dict.fromkeys(EMOTIONS, tiny_arrays("iemocap"))
+    (tmp_path / "iemocap.pkl").write_bytes(pickle.dumps(emotions))
+    (tmp_path / "renamed.pkl").write_bytes(pickle.dumps(tiny_arrays("pom")))
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"a": np.ones(3)}))
+    files = {
+        tmp_path / "iemocap.pkl": "python train_iemocap.py",
+        tmp_path / "renamed.pkl": "name it pom.pkl",
+        write_mult(tmp_path / "mult.pkl", sequences((4, 2))): "--to iemocap",
+        write_mmsa(tmp_path / "mmsa.pkl", sequences((1,)), lengths=True): "--to mosi",
+        write_mfn(tmp_path / "mfn", sequences((17,))): "--to pom",
+        write_arrays(tmp_path / "named.npz", sequences((1,))): "--to mosi",
+        tmp_path / "other.pkl": "no known layout",
+    }
+    for report, (path, advice) in zip(reports(capsys, *files), files.items(), strict=True):
+        assert advice in report["advice"], path
+        assert report["usable"] is (path.name == "iemocap.pkl")
+
+
+def test_inspect_shows_class_balance_and_label_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = sequences((4, 2))
+    happy = int(splits["train"]["label"][:, 1, 0].sum())
+    mosi = sequences((1, 1))
+    write_mult(tmp_path / "iemocap_data.pkl", splits)
+    write_mult(tmp_path / "mosi_data.pkl", mosi)
+    run("inspect", tmp_path / "iemocap_data.pkl", tmp_path / "mosi_data.pkl")
+    out = capsys.readouterr().out
+    assert f"happy train: [1, 0] {happy}, [0, 1] {9 - happy} of 9 examples" in out
+    assert f"label train: {mosi['train']['label'].min():.3g} to" in out
+
+
+def test_inspect_reads_a_computational_sequence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "COVAREP.csd", "w") as file:
+        for video in ("v1", "v2"):
+            file[f"COVAREP/data/{video}/features"] = np.ones((10, 74))
+            file[f"COVAREP/data/{video}/intervals"] = np.ones((10, 2))
+    run("inspect", tmp_path / "COVAREP.csd")
+    out = capsys.readouterr().out
+    assert "COVAREP: 2 videos  20 x 74" in out
+    assert "align it" in out
+
+
+def test_inspect_shows_the_good_files_and_then_names_the_bad(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pickled(tmp_path, "mosi", tiny_arrays("mosi"))
+    with pytest.raises(InputError, match=r"missing\.pkl: no such file"):
+        run("inspect", tmp_path / "missing.pkl", tmp_path / "mosi.pkl")
+    assert "train/covarep" in capsys.readouterr().out
+
+
+def test_inspect_draws_a_sheet(tmp_path: Path) -> None:
+    pickled(tmp_path, "mosi", tiny_arrays("mosi"))
+    mult = write_mult(tmp_path / "mult.pkl", sequences((1, 1)))
+    run("inspect", tmp_path / "mosi.pkl", mult, "--plot", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_reads_the_byte_form_of_the_official_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mosi.pkl").write_bytes(Python2Pickler().dumps(tiny_arrays("mosi")))
+    (report,) = reports(capsys, tmp_path / "mosi.pkl")
+    assert report["usable"]
+
+
+# Synthetic data.
+
+
+def test_synthetic_data_have_the_official_sizes() -> None:
+    for name, official in OFFICIAL.items():
+        corpus = CORPORA[name]
+        assert corpus.sizes == official.examples
+        assert (corpus.audio, corpus.video, 300) == official.dims
+
+
+def test_synthetic_labels_are_a_product_that_no_linear_model_finds() -> None:
+    data = synthetic("mosi", 0, Corpus((800, 100, 800), 20, 20, True))
+    x = {}
+    y = {}
+    for split in ("train", "test"):
+        parts = data[split.encode()]
+        words = parts[b"glove"].sum(axis=1) / parts[b"glove"].any(axis=2).sum(axis=1)[:, None]
+        x[split] = np.nan_to_num(np.hstack([parts[b"covarep"], parts[b"facet"], words[:, :20]]))
+        y[split] = parts[b"label"][:, 0]
+    weights = np.linalg.lstsq(x["train"], y["train"], rcond=None)[0]
+    assert abs(np.corrcoef(x["test"] @ weights, y["test"])[0, 1]) < 0.2
+    # Each modality's first direction is its latent; their product is the label.
+    latents = [
+        np.linalg.svd(part, full_matrices=False)[0][:, 0]
+        for part in (x["test"][:, :20], x["test"][:, 20:40], x["test"][:, 40:])
+    ]
+    assert abs(np.corrcoef(np.prod(latents, axis=0), y["test"])[0, 1]) > 0.9
+
+
+def test_the_same_seed_gives_the_same_data() -> None:
+    small = Corpus((12, 4, 4), 5, 4, False, interactions=2)
+    once, again, other = (pickle.dumps(synthetic("iemocap", seed, small)) for seed in (3, 3, 4))
+    assert once == again != other
+
+
+def test_synthetic_files_load_and_are_never_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {
+        "mosi": Corpus((12, 4, 4), 5, 4, True),
+        "iemocap": Corpus((12, 4, 4), 5, 4, False, interactions=2),
+        "pom": Corpus((12, 4, 4), 5, 4, True),
+    }
+    monkeypatch.setattr(prepare, "CORPORA", small)
+    run("synthetic", "--output_path", tmp_path)
+    for load in (load_mosi, load_pom, partial(load_iemocap, emotion="sad")):
+        assert [len(split) for split in load(tmp_path)[:3]] == [12, 4, 4]
+    before = (tmp_path / "pom.pkl").read_bytes()
+    (tmp_path / "mosi.pkl").unlink()
+    with pytest.raises(InputError, match="--force replaces it"):
+        run("synthetic", "mosi", "pom", "--seed", "1", "--output_path", tmp_path)
+    assert not (tmp_path / "mosi.pkl").exists()
+    run("synthetic", "pom", "--seed", "1", "--force", "--output_path", tmp_path)
+    assert (tmp_path / "pom.pkl").read_bytes() != before

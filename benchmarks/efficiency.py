@@ -1,0 +1,311 @@
+"""Compare LMF with TFN, full tensor fusion, in parameters, speed and memory: the paper's table 3.
+
+python benchmarks/efficiency.py           # about 1.5 minutes; writes results/efficiency.md
+python benchmarks/efficiency.py --batch_sizes 8 512 --seconds 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import figures
+from benchmarks.tfn import (
+    TFN,
+    lmf_fusion_parameters,
+    tensor_fusion,
+    tfn_fusion_parameters,
+)
+from figures import table
+from model import LMF, low_rank_fusion
+from options import run_script, whole
+from records import make_folder, write_atomically
+
+INPUT_DIMS = (74, 46, 300)  # MOSI's features of audio, video, text
+STEPS = 20  # words per example
+AUDIO, VIDEO, TEXT = 32, 32, 64  # paper, section 6.4: widths of the fused representations
+RANK = 4
+ROUNDS = 5  # how often LMF and TFN take turns
+
+# Paper, table 3 (Quadro K4200): data points per second, and section 6.4's parameters.
+PAPER_SPEED = {"TFN": (340.74, 1177.17), "LMF": (1134.82, 2249.90)}
+PAPER_PARAMETERS = {"TFN": 12.5e6, "LMF": 1.1e6}
+
+FUSION_WIDTHS = {"TFN": [2**i for i in range(2, 8)], "LMF": [2**i for i in range(2, 16)]}
+FUSION_BATCH = 32
+
+NOT_COMPARABLE = (
+    "What can't be compared with the paper: the speeds themselves, which are of other hardware "
+    "and software; the batch size, which the paper does not give; and the parameter counts, which "
+    "belong to another implementation than the released one, whose sizes these are. What can: "
+    "that LMF has fewer parameters and is faster, and by how much (LMF : TFN, the median over "
+    "rounds in which the two take turns). Both share the subnetworks and the time that those take. "
+    "Peak memory is what training adds to a process, or on CUDA to torch's allocations, in 10^6 "
+    "bytes; – is not measured."
+)
+
+
+def make_model(name: str) -> nn.Module:
+    """Returns TFN or LMF in the sizes of the paper's comparison."""
+    hidden_dims = AUDIO, VIDEO, 2 * TEXT  # the LSTM is twice as wide as its output, as in training
+    if name == "TFN":
+        return TFN(INPUT_DIMS, hidden_dims, TEXT, 1)
+    return LMF(INPUT_DIMS, hidden_dims, TEXT, (0.0, 0.0, 0.0), 1, RANK)
+
+
+def parameter_counts(name: str) -> tuple[int, int]:
+    """Returns how many parameters TFN or LMF has: in all, and outside the subnetworks."""
+    named = [(key, value.numel()) for key, value in make_model(name).named_parameters()]
+    fusion = sum(count for key, count in named if "_subnet." not in key)
+    return sum(count for _, count in named), fusion
+
+
+class Speed(NamedTuple):
+    """Data points per second of TFN and LMF, in turns: one of each per round."""
+
+    tfn: list[float]
+    lmf: list[float]
+
+    def texts(self) -> list[str]:
+        """Returns the medians, and that of LMF's lead within a round."""
+        lead = statistics.median(b / a for a, b in zip(self.tfn, self.lmf, strict=True))
+        medians = statistics.median(self.tfn), statistics.median(self.lmf)
+        return [*(f"{median:,.0f}" for median in medians), f"{lead:.2f}"]
+
+
+def make_step(name: str, batch_size: int, device: str, training: bool) -> Callable[[], object]:
+    """Returns a function that trains or tests a model on one batch."""
+    torch.manual_seed(0)
+    model = make_model(name).to(device).train(training)
+    shapes = [(INPUT_DIMS[0],), (INPUT_DIMS[1],), (STEPS, INPUT_DIMS[2]), (1,)]
+    *inputs, label = (torch.randn(batch_size, *shape, device=device) for shape in shapes)
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def train() -> None:
+        optimizer.zero_grad()
+        (model(*inputs) - label).abs().sum().backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def test() -> None:
+        model(*inputs)
+
+    return train if training else test
+
+
+def rate(step: Callable[[], object], device: str, seconds: float) -> float:
+    """Returns how many times per second a step can be taken, over about so many seconds."""
+    count, elapsed = 1, 0.0
+    while elapsed < seconds:
+        if elapsed:
+            count = math.ceil(count * min(8.0, 1.1 * seconds / elapsed))
+        _synchronize(device)
+        started = time.perf_counter()
+        for _ in range(count):
+            step()
+        _synchronize(device)
+        elapsed = time.perf_counter() - started
+    return count / elapsed
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_speed(batch_size: int, device: str, training: bool, seconds: float) -> Speed:
+    """Returns TFN's and LMF's speed; they take turns, so that both meet the same disturbances."""
+    steps = [make_step(name, batch_size, device, training) for name in ("TFN", "LMF")]
+    speed = Speed([], [])
+    for step in steps:
+        rate(step, device, seconds / 5)  # warms caches and clocks
+    for _ in range(ROUNDS):
+        for rates, step in zip(speed, steps, strict=True):
+            rates.append(batch_size * rate(step, device, seconds))
+    return speed
+
+
+def peak_memory(name: str, batch_size: int, device: str) -> float:
+    """Returns by how many MB (10^6 bytes) training raises the peak memory; NaN if unknown.
+
+    It runs in a process of its own, whose peak is that of this model alone.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory_here, (name, batch_size, device))
+
+
+def _peak_memory_here(name: str, batch_size: int, device: str) -> float:
+    torch.set_num_threads(1)
+    make_step(name, 2, device, True)()  # libraries load what they need
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = _peak(device)
+    step = make_step(name, batch_size, device, True)
+    for _ in range(3):
+        step()
+    return _peak(device) - before
+
+
+def _peak(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # not on Linux
+        return math.nan
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+
+def fusion_costs(device: str, seconds: float) -> dict[str, list[tuple[int, int, float]]]:
+    """Returns, for TFN and LMF, (width, parameters, microseconds per data point) of the fusion.
+
+    The width is that of each of three modalities; a step is forward and backward of the fusion
+    alone. The fastest of a few turns counts.
+    """
+    cases = {
+        (name, width): make_fusion_step(name, width, device)
+        for name, widths in FUSION_WIDTHS.items()
+        for width in widths
+    }
+    best = dict.fromkeys(cases, 0.0)
+    for _ in range(ROUNDS):
+        for case, (step, _) in cases.items():
+            best[case] = max(best[case], rate(step, device, seconds / 10))
+    costs: dict[str, list[tuple[int, int, float]]] = {name: [] for name in FUSION_WIDTHS}
+    for (name, width), (_, parameters) in cases.items():
+        costs[name].append((width, parameters, 1e6 / FUSION_BATCH / best[name, width]))
+    return costs
+
+
+def make_fusion_step(name: str, width: int, device: str) -> tuple[Callable[[], None], int]:
+    """Returns forward and backward of the fusion of three modalities, and its parameters."""
+    size = (width + 1) ** 3
+
+    def tensor(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=device, requires_grad=True)
+
+    inputs = [tensor(FUSION_BATCH, width) for _ in range(3)]
+    if name == "TFN":
+        parameters = [tensor(1, size), tensor(1)]
+    else:
+        factors = [tensor(RANK, width + 1, 1) for _ in range(3)]
+        parameters = [*factors, tensor(1, RANK), tensor(1, 1)]
+
+    def step() -> None:
+        if name == "TFN":
+            output = tensor_fusion(inputs, *parameters)
+        else:
+            output = low_rank_fusion(inputs, parameters[:3], *parameters[3:])
+        torch.autograd.grad(output.sum(), [*inputs, *parameters])
+
+    return step, sum(parameter.numel() for parameter in parameters)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measures, writes and prints what the command line's flags, or a list of words, ask for."""
+    options = _flags().parse_args(words)
+    torch.set_num_threads(options.threads)
+    make_folder(options.output_path)
+    parts = ["# LMF beside TFN", _conditions(options.threads), parameter_table()]
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        parts.append(speed_table(device, options.batch_sizes, options.seconds))
+        path = options.output_path / f"efficiency_{device}.png"
+        slopes = figures.fusion_costs(path, fusion_costs(device, options.seconds), device)
+        parts.append(
+            "Fusion alone, forward and backward: over the three largest widths the time grows "
+            f"with the width to the power of {slopes['TFN']:.2f} for TFN (by its operations 3, "
+            "the product of the widths; memory beyond the caches adds to it) and "
+            f"{slopes['LMF']:.2f} for LMF (by its operations 1, their sum)."
+        )
+        parts.append(f"![Cost of the fusion against the hidden width]({path.name})")
+    text = "\n\n".join([*parts, NOT_COMPARABLE]) + "\n"
+    path = options.output_path / "efficiency.md"
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    print(text)
+    print(f"report: {path}")
+
+
+def _flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--batch_sizes", type=whole, nargs="+", default=[8, 32, 128])
+    flags.add_argument("--threads", type=whole, default=1, help="CPU threads (default: 1)")
+    flags.add_argument(
+        "--seconds", type=float, default=0.25, help="length of one measurement (default: 0.25)"
+    )
+    flags.add_argument(
+        "--output_path", type=Path, default=Path("results"), help="folder (default: results)"
+    )
+    return flags
+
+
+def _conditions(threads: int) -> str:
+    devices = [f"{platform.processor() or platform.machine()} with {threads} thread(s)"]
+    if torch.cuda.is_available():
+        devices.append(torch.cuda.get_device_name())
+    return (
+        f"Widths {AUDIO}, {VIDEO}, {TEXT}, rank {RANK}, one output; inputs as in MOSI: {STEPS} "
+        f"words of {INPUT_DIMS[2]}, {INPUT_DIMS[0]} audio and {INPUT_DIMS[1]} video features, "
+        f"random. {' and '.join(devices)}, torch {torch.__version__}, single precision."
+    )
+
+
+def parameter_table() -> str:
+    """Returns how many parameters both have, beside the formulas and the paper's numbers."""
+    widths = AUDIO, VIDEO, TEXT
+    counts = {"TFN": parameter_counts("TFN"), "LMF": parameter_counts("LMF")}
+    formulas = {
+        "TFN": ("O·∏(d+1) + O", tfn_fusion_parameters(widths, 1)),
+        "LMF": ("O·r·Σ(d+1) + r + O", lmf_fusion_parameters(widths, 1, RANK)),
+    }
+    rows = [
+        (
+            name,
+            [
+                *(f"{count:,}" for count in counts[name]),
+                f"{formula} = {value:,}",
+                f"{PAPER_PARAMETERS[name] / 1e6:.1f} million",
+            ],
+        )
+        for name, (formula, value) in formulas.items()
+    ]
+    header = ["Parameters", "in all", "of the fusion", "the fusion by formula", "paper, in all"]
+    return table(header, rows)
+
+
+def speed_table(device: str, batch_sizes: Sequence[int], seconds: float) -> str:
+    """Returns data points per second and peak memory, beside the paper's."""
+    rows = []
+    for batch_size in batch_sizes:
+        cells = []
+        for training in (True, False):
+            cells += measure_speed(batch_size, device, training, seconds).texts()
+        peaks = [peak_memory(name, batch_size, device) for name in ("TFN", "LMF")]
+        cells += ["–" if math.isnan(peak) else f"{peak:.0f}" for peak in peaks]
+        rows.append((f"batch {batch_size}", cells))
+    (tfn, lmf), paper = (PAPER_SPEED[name] for name in ("TFN", "LMF")), []
+    for a, b in zip(tfn, lmf, strict=True):
+        paper += [f"{a:,.2f}", f"{b:,.2f}", f"{b / a:.2f}"]
+    rows.append(("paper, Quadro K4200", [*paper, "–", "–"]))
+    header = [f"Table 3, {device}: data points/s"]
+    for mode in ("training", "testing"):
+        header += [f"{mode} TFN", f"{mode} LMF", f"{mode} LMF : TFN"]
+    return table([*header, "peak MB TFN", "peak MB LMF"], rows)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,212 @@
+"""Figures and tables of the reports. Colours differ in lightness too, for print in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from records import write_atomically
+
+DARK, LIGHT = "#12476d", "#e08e2b"
+STYLES = (
+    {"color": LIGHT, "marker": "o", "linestyle": "--"},
+    {"color": DARK, "marker": "s", "linestyle": "-"},
+)
+FEW = 9  # with so many points at a value, or fewer, a box would say too much
+
+
+Row = tuple[str, list[str]]  # a label and the cells after it
+
+
+def table(header: Sequence[str], rows: Iterable[Row]) -> str:
+    """Returns a table in Markdown."""
+    lines = [
+        header,
+        ["---", *["---:"] * (len(header) - 1)],
+        *([label, *cells] for label, cells in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def hyperparameter_sheet(
+    path: Path, losses: Mapping[str, Mapping[float, Sequence[float]]], label: str, title: str
+) -> None:
+    """Draws validation losses by value, one panel per hyperparameter.
+
+    Args:
+        path: The PNG.
+        losses: By hyperparameter and value, the loss of each setting that has it.
+        label: What the loss is, with its unit.
+        title: What was searched.
+    """
+    columns = min(4, len(losses))
+    rows = -(-len(losses) // columns)
+    figure = Figure(figsize=(1 + 2.6 * columns, 0.6 + 2.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for panel, (name, by_value) in zip(axes.flat, losses.items(), strict=False):
+        _panel(panel, by_value)
+        panel.set_title(name, fontsize=10)
+    for panel in axes.flat[len(losses) :]:
+        panel.set_visible(False)
+    shown = [loss for part in next(iter(losses.values())).values() for loss in part]
+    low, high = _limits(shown)
+    axes[0, 0].set_ylim(low, high)
+    above = sum(loss > high for loss in shown)
+    if above:
+        title += f"; {above} above the frame"
+    figure.supylabel(label, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
+    random = np.random.default_rng(0)
+    places = range(len(by_value))
+    boxes = min(map(len, by_value.values())) > FEW
+    for place, losses in zip(places, by_value.values(), strict=True):
+        offsets = random.uniform(-0.22, 0.22, len(losses))
+        alpha = max(0.05, min(0.5, 30 / len(losses))) if boxes else 0.9
+        panel.scatter(place + offsets, losses, s=14, color=LIGHT, alpha=alpha, linewidths=0)
+        if not boxes:
+            low, high = place - 0.3, place + 0.3
+            panel.hlines(np.median(losses), low, high, color="black", linewidth=2, zorder=0.9)
+    if boxes:
+        style = {"color": DARK, "linewidth": 1.2}
+        panel.boxplot(
+            [*by_value.values()],
+            positions=places,
+            widths=0.6,
+            showfliers=False,
+            boxprops=style,
+            whiskerprops=style,
+            capprops=style,
+            medianprops={"color": "black", "linewidth": 2},
+        )
+    panel.set_xticks(places, [f"{value:g}" for value in by_value], fontsize=8)
+    panel.set_xlim(-0.6, len(by_value) - 0.4)
+    panel.tick_params(axis="y", labelsize=8)
+    panel.grid(axis="y", color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
+
+
+def _limits(losses: Sequence[float]) -> tuple[float, float]:
+    """Returns limits that a few very high losses don't stretch until the rest is a line."""
+    low, middle, high = min(losses), np.percentile(losses, 75), max(losses)
+    top = min(high, middle + 2 * (middle - low))
+    margin = 0.05 * (top - low) or 0.01
+    return low - margin, float(top + margin)
+
+
+def rank_study(path: Path, scores: Mapping[int, np.ndarray], label: str, title: str) -> None:
+    """Draws a test score against rank: each seed, and mean and standard deviation.
+
+    Args:
+        path: The PNG.
+        scores: By rank, the score of each seed.
+        label: What the score is, with its unit.
+        title: What was trained.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for rank, values in scores.items():
+        beside = [1.07 * rank] * len(values)
+        axes.scatter(beside, values, s=22, color=LIGHT, linewidths=0, zorder=2)
+    ranks = list(scores)
+    means = [values.mean() for values in scores.values()]
+    spreads = [values.std(ddof=1) if len(values) > 1 else 0 for values in scores.values()]
+    axes.errorbar(ranks, means, spreads, color=DARK, marker="s", capsize=4, linewidth=1.6, zorder=3)
+    axes.scatter([], [], s=22, color=LIGHT, label="one seed")
+    axes.errorbar([], [], [], color=DARK, marker="s", label="mean ± standard deviation")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
+    axes.minorticks_off()
+    _finish(axes, "rank of the fusion", label, title)
+    _save(figure, path)
+
+
+def learning_curves(
+    path: Path, history: np.ndarray, best_epoch: int, label: str, title: str
+) -> None:
+    """Draws training and validation loss against the epoch.
+
+    Args:
+        path: The PNG.
+        history: Training and validation loss of each epoch.
+        best_epoch: The epoch, from 1, that was kept.
+        label: What the loss is, with its unit.
+        title: What was trained.
+
+    Shape:
+        history (epochs, 2).
+    """
+    train, valid = history.T
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    epochs = np.arange(1, len(train) + 1)
+    mark = "." if len(epochs) < 60 else ""
+    axes.plot(epochs, train, color=LIGHT, linestyle="--", marker=mark, label="training")
+    axes.plot(epochs, valid, color=DARK, marker=mark, label="validation")
+    axes.scatter(
+        [best_epoch], [valid[best_epoch - 1]], s=90, facecolors="none", edgecolors="black", zorder=3
+    )
+    axes.scatter(
+        [], [], s=90, facecolors="none", edgecolors="black", label=f"kept: epoch {best_epoch}"
+    )
+    axes.set_ylim(*_limits([*train, *valid]))  # the first epochs may lie above
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(axes, "epoch", label, title)
+    _save(figure, path)
+
+
+def fusion_costs(
+    path: Path, costs: Mapping[str, Sequence[tuple[int, int, float]]], device: str
+) -> dict[str, float]:
+    """Draws parameters and time of a fusion against the hidden width, on logarithmic axes.
+
+    Args:
+        path: The PNG.
+        costs: By method, its (width, parameters, microseconds per data point).
+        device: Where the time was measured.
+
+    Returns:
+        By method, the power of the width with which the time grows: the slope over the three
+        largest widths, which the figure shows.
+    """
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    slopes = {}
+    titles = ("parameters of the fusion", f"forward and backward of the fusion, {device}")
+    labels = ("parameters", "time per data point (µs)")
+    for column, (axes, title, label) in enumerate(zip(panels, titles, labels, strict=True), 1):
+        for (name, points), style in zip(costs.items(), STYLES, strict=False):
+            widths = [point[0] for point in points]
+            values = [point[column] for point in points]
+            slopes[name] = slope(widths, values)
+            axes.loglog(widths, values, label=f"{name}: slope {slopes[name]:.2f}", **style)
+        axes.xaxis.set_major_formatter("{x:g}")
+        _finish(axes, "hidden width of each of three modalities", label, title)
+    _save(figure, path)
+    return slopes
+
+
+def slope(widths: Sequence[float], values: Sequence[float]) -> float:
+    """Returns the slope of values against widths, both logarithmic, over the three largest."""
+    return float(np.polyfit(np.log(widths[-3:]), np.log(values[-3:]), 1)[0])
+
+
+def _finish(axes: Axes, x_label: str, y_label: str, title: str) -> None:
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, fontsize=11)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=150))

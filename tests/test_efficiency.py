@@ -1,0 +1,147 @@
+"""benchmarks/efficiency.py: TFN is full tensor fusion, and what is counted is what there is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import efficiency
+from figures import slope
+from model import LMF, low_rank_fusion
+
+
+def test_paper_numbers_are_those_of_table_3() -> None:
+    assert efficiency.PAPER_SPEED == {"TFN": (340.74, 1177.17), "LMF": (1134.82, 2249.90)}
+    assert efficiency.PAPER_PARAMETERS == {"TFN": 12_500_000, "LMF": 1_100_000}
+    assert (efficiency.AUDIO, efficiency.VIDEO, efficiency.TEXT, efficiency.RANK) == (32, 32, 64, 4)
+
+
+def test_tensor_fusion_is_the_sum_over_all_products_of_the_inputs() -> None:
+    torch.manual_seed(0)
+    widths, outputs = (2, 3, 4), 2
+    inputs = [torch.randn(5, width) for width in widths]
+    weight = torch.randn(outputs, 3, 4, 5)
+    bias = torch.randn(outputs)
+    found = efficiency.tensor_fusion(inputs, weight.flatten(1), bias)
+    ones = [torch.cat([torch.ones(5, 1), x], dim=1) for x in inputs]
+    expected = torch.zeros(5, outputs) + bias
+    for i in range(3):
+        for j in range(4):
+            for k in range(5):
+                products = ones[0][:, i] * ones[1][:, j] * ones[2][:, k]
+                expected += products.unsqueeze(1) * weight[:, i, j, k]
+    torch.testing.assert_close(found, expected)
+
+
+def test_low_rank_fusion_is_tensor_fusion_with_the_factors_tensor() -> None:
+    torch.manual_seed(0)
+    rank, outputs = 3, 2
+    inputs = [torch.randn(6, width) for width in (2, 3, 4)]
+    a, v, t = (torch.randn(rank, width + 1, outputs) for width in (2, 3, 4))
+    weights, bias = torch.randn(1, rank), torch.randn(1, outputs)
+    tensor = torch.einsum("r,rio,rjo,rko->oijk", weights[0], a, v, t).flatten(1)
+    torch.testing.assert_close(
+        low_rank_fusion(inputs, (a, v, t), weights, bias),
+        efficiency.tensor_fusion(inputs, tensor, bias[0]),
+    )
+
+
+def test_models_have_the_same_subnetworks_and_the_fusions_of_the_formulas() -> None:
+    tfn, lmf = efficiency.make_model("TFN"), efficiency.make_model("LMF")
+    assert isinstance(lmf, LMF)
+    shapes = [
+        {name: value.shape for name, value in model.state_dict().items() if "_subnet." in name}
+        for model in (tfn, lmf)
+    ]
+    assert shapes[0] == shapes[1]
+    assert efficiency.parameter_counts("LMF") == (237_313, 529)
+    assert efficiency.parameter_counts("TFN") == (237_313 - 529 + 70_786, 33 * 33 * 65 + 1)
+
+
+@pytest.mark.parametrize(("widths", "outputs", "rank"), [((2, 3, 4), 2, 5), ((1, 1), 1, 1)])
+def test_formulas_count_what_the_fusions_hold(
+    widths: tuple[int, ...], outputs: int, rank: int
+) -> None:
+    full = torch.zeros(outputs, *(width + 1 for width in widths)).numel() + outputs
+    assert efficiency.tfn_fusion_parameters(widths, outputs) == full
+    factors = sum(torch.zeros(rank, width + 1, outputs).numel() for width in widths)
+    assert efficiency.lmf_fusion_parameters(widths, outputs, rank) == factors + rank + outputs
+
+
+def test_rate_counts_steps_per_second() -> None:
+    now, taken = 0.0, 0
+
+    def step() -> None:
+        nonlocal now, taken
+        now, taken = now + 0.25, taken + 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.perf_counter", lambda: now)
+        assert efficiency.rate(step, "cpu", 10) == pytest.approx(4)
+    assert taken >= 40
+
+
+def test_lead_is_taken_within_each_round() -> None:
+    speed = efficiency.Speed([100, 10, 100], [200, 30, 400])  # the second round was disturbed
+    assert speed.texts() == ["100", "200", "3.00"]
+
+
+def test_slope_is_the_power_of_growth() -> None:
+    widths = [4, 8, 16, 32]
+    assert slope(widths, [1e6, *(7 * width**3 for width in widths[1:])]) == pytest.approx(3)
+    assert slope(widths, [0.5 * width for width in widths]) == pytest.approx(1)
+
+
+def test_training_steps_change_the_weights_and_testing_steps_do_not() -> None:
+    for name in ("TFN", "LMF"):
+        before = torch.cat([p.flatten() for p in _parameters_after(name, training=False, steps=0)])
+        tested = torch.cat([p.flatten() for p in _parameters_after(name, training=False, steps=2)])
+        trained = torch.cat([p.flatten() for p in _parameters_after(name, training=True, steps=2)])
+        assert torch.equal(before, tested)
+        assert not torch.equal(before, trained)
+
+
+def _parameters_after(name: str, training: bool, steps: int) -> list[torch.Tensor]:
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        make = efficiency.make_model
+        patch.setattr(efficiency, "make_model", lambda name: made.append(make(name)) or made[0])
+        step = efficiency.make_step(name, 3, "cpu", training)
+    for _ in range(steps):
+        step()
+    return [parameter.detach() for parameter in made[0].parameters()]
+
+
+def test_report_stands_beside_the_papers_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(efficiency, "FUSION_WIDTHS", {"TFN": [2, 4, 8], "LMF": [2, 4, 8]})
+    monkeypatch.setattr(efficiency, "peak_memory", lambda *_: math.nan)
+    words = ["--batch_sizes", "3", "--seconds", "0.001", "--output_path", str(tmp_path / "new")]
+    efficiency.main(words)
+    text = (tmp_path / "new" / "efficiency.md").read_text()
+    assert text in capsys.readouterr().out
+    (paper,) = (line for line in text.splitlines() if line.startswith("| paper"))
+    assert paper.strip("| ").split(" | ")[1:] == [
+        *("340.74", "1,134.82", f"{1134.82 / 340.74:.2f}"),
+        *("1,177.17", "2,249.90", f"{2249.90 / 1177.17:.2f}"),
+        *("–", "–"),
+    ]
+    (measured,) = (line for line in text.splitlines() if line.startswith("| batch 3"))
+    assert all(float(cell.replace(",", "")) > 0 for cell in measured.split(" | ")[1:7])
+    assert "| LMF | 237,313 | 529 | O·r·Σ(d+1) + r + O = 529 | 1.1 million |" in text
+    assert "What can't be compared" in text
+    assert (tmp_path / "new" / "efficiency_cpu.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_full_tensor_takes_more_memory_than_its_factors() -> None:
+    tfn, lmf = (efficiency.peak_memory(name, 128, "cpu") for name in ("TFN", "LMF"))
+    if math.isnan(tfn):
+        pytest.skip("peak memory is only measured on Linux")
+    assert tfn > lmf + 128 * 33 * 33 * 65 * 4 / 1e6

@@ -63,24 +63,33 @@ def lstm_forward(
     tanh_cell = frames.new_empty(members * rows, width)
     hidden[: members * counts[0]] = 0
     cell[: members * counts[0]] = 0
-    start = 0
-    for step, count in enumerate(counts):
-        now, after = slice(start, start + members * count), start + members * count
+    at = [members * count for count in counts]  # rows of each step
+    after = [*at[1:], at[-1]]
+    steps = zip(
+        at,
+        after,
+        gates.split(at),
+        gates[:, : 3 * width].split(at),
+        *(gate.split(at) for gate in gates.split(width, dim=1)),
+        tanh_cell.split(at),
+        hidden.split([*at, at[-1]]),
+        hidden[at[0] :].split(after),
+        cell.split([*at, at[-1]]),
+        cell[at[0] :].split(after),
+        strict=False,
+    )
+    for step, (n, m, gate, sigmoid, o, i, f, g, tanh, h, next_h, c, next_c) in enumerate(steps):
         if step:
-            shape = (members, count, -1)
-            gates[now].view(shape).baddbmm_(hidden[now].view(shape), recurrent)
-        gates[now, : 3 * width].sigmoid_()
-        gates[now, 3 * width :].tanh_()
-        o, i, f, g = gates[now].split(width, dim=1)
-        then = slice(after, after + members * count)
-        new_cell = torch.mul(f, cell[now], out=cell[then]).addcmul_(i, g)
-        torch.tanh(new_cell, out=tanh_cell[now])
-        torch.mul(o, tanh_cell[now], out=hidden[then])
-        if step + 1 < len(counts) and counts[step + 1] > count:
-            entering = slice(after + count, after + counts[step + 1])
-            hidden[entering] = hidden[after]
-            cell[entering] = cell[after]
-        start = after
+            gate.view(members, -1, 4 * width).baddbmm_(h.view(members, -1, width), recurrent)
+        sigmoid.sigmoid_()
+        g.tanh_()
+        new_c, new_h = (next_c[:n], next_h[:n]) if m > n else (next_c, next_h)
+        torch.mul(f, c, out=new_c).addcmul_(i, g)
+        torch.tanh(new_c, out=tanh)
+        torch.mul(o, tanh, out=new_h)
+        if m > n:
+            next_h[n:] = new_h[0]
+            next_c[n:] = new_c[0]
     final = hidden[members * rows :].view(members, counts[-1], width)
     return final, Trace(frames, counts, gates, hidden, cell, tanh_cell)
 
@@ -109,19 +118,19 @@ def lstm_backward(
 
     d_hidden = d_final.reshape(-1, width)
     d_cell = torch.zeros_like(d_hidden)
-    start = len(gates)
+    at = [members * count for count in counts]
+    parts = (d_tanh, d_o, d_gates[:, width:].unflatten(1, (3, width)), d_gates, f)
+    steps = list(zip(*(part.split(at) for part in parts), strict=True))
     for step in range(len(counts) - 1, -1, -1):
-        now = slice(start - members * counts[step], start)
-        start = now.start
-        d_cell = torch.addcmul(d_cell, d_hidden, d_tanh[now])
-        d_o[now].mul_(d_hidden)
-        d_gates[now, width:].unflatten(1, (3, width)).mul_(d_cell.unsqueeze(1))
+        d_tanh_now, d_o_now, d_others, d_gate, forget = steps[step]
+        d_cell = torch.addcmul(d_cell, d_hidden, d_tanh_now)
+        d_o_now.mul_(d_hidden)
+        d_others.mul_(d_cell.unsqueeze(1))
         if step:
-            d_cell = d_cell * f[now]
-            d_hidden = torch.bmm(d_gates[now].view(members, counts[step], -1), w_hh)
-            d_hidden = d_hidden.view(-1, width)
-            before = counts[step - 1]
-            if before < counts[step]:  # those that entered had the state of sequence 0
+            d_cell = d_cell * forget
+            d_hidden = torch.bmm(d_gate.view(members, -1, 4 * width), w_hh).view(-1, width)
+            before = at[step - 1]
+            if before < at[step]:  # those that entered had the state of sequence 0
                 d_hidden[0] += d_hidden[before:].sum(0)
                 d_cell[0] += d_cell[before:].sum(0)
                 d_hidden, d_cell = d_hidden[:before], d_cell[:before]

@@ -63,8 +63,6 @@ RERUNS: dict[str, tuple[float, ...]] = {
     "iemocap": (84.6, 78.4, 85.2, 65.7),
 }
 
-# Of the authors' pickles, by the pointers in a public copy of their repository.
-
 
 class Score(NamedTuple):
     """One column of table 2, and the CSV column that it is taken from."""

@@ -3,14 +3,16 @@
     python benchmarks/throughput.py                 # CPU
     python benchmarks/throughput.py --cuda --settings 4608 --stack 1 4 16 64 256
 
-Three ways train the same settings of the MOSI grid for the same number of epochs, in turns:
+Three ways train settings of the MOSI grid, for the same number of epochs each:
 
 - release: as the released scripts work. One setting at a time with torch's default threads, a
   DataLoader whose 4 workers start anew for every pass, the test split scored in every epoch.
 - reference: `training.fit`, a worker process per core (--stack 1 of the scripts).
 - fast: the scripts' default, `stacked.fit_stacked`, a worker process per core, or per GPU.
 
-The sample covers every batch size and text_hidden equally. Starting the workers is not counted.
+The sample covers every batch size and text_hidden equally. The first two ways, whose time per setting
+does not depend on their number, train its first part; the fast one needs several settings of a size to
+train together, as a search has them. Starting the workers is not counted.
 """
 
 from __future__ import annotations
@@ -148,38 +150,25 @@ def matrix_product_speed(device: str) -> float:
 def measure(options: argparse.Namespace, data: Data) -> tuple[dict[str, Measured], float]:
     """Returns what each way took, and the device's matrix product speed."""
     device = "cuda:0" if options.cuda else "cpu"
-    cores = options.jobs or joblib.cpu_count()
+    devices = [device] * (1 if options.cuda else options.jobs or joblib.cpu_count())
     settings = sample(options.settings, options.seed)
-    few = settings[: min(len(settings), options.release_settings)]
-    rounds = len(few) // len(SIZES) or 1
-    fast = ["cuda:0"] if options.cuda else ["cpu"] * cores
+    few = settings[: options.release_settings]
     ways = {
-        "release": lambda some: release(some, data, options.epochs, device),
-        "reference": lambda some: workers(some, data, options.epochs, fast, 1),
+        "release": (few, lambda: release(few, data, options.epochs, device)),
+        "reference": (few, lambda: workers(few, data, options.epochs, devices, 1)),
     }
-    times: dict[str, list[tuple[list[Setting], float]]] = {name: [] for name in ways}
-    stacks = {"fast" if k is None else f"fast, K = {k}": k for k in options.stack or [None]}
-    times |= {name: [] for name in stacks}
-    speed = 0.0
-    for i in range(rounds):  # in turns, as a machine's speed drifts
-        speed = max(speed, matrix_product_speed(device))
-        for name, way in ways.items():
-            some = few[i::rounds] if options.cuda else few[i * len(SIZES) : (i + 1) * len(SIZES)]
-            times[name].append((some, way(some)))
-            print(f"{name}: {times[name][-1][1]:.1f} s for {len(some)} settings", flush=True)
-        part = slice(i * len(settings) // rounds, (i + 1) * len(settings) // rounds)
-        for name, stack in stacks.items():
-            some = settings[part]
-            times[name].append((some, workers(some, data, options.epochs, fast, stack)))
-            print(f"{name}: {times[name][-1][1]:.1f} s for {len(some)} settings", flush=True)
-    return {
-        name: Measured(
-            sum(len(some) for some, _ in taken),
-            sum(seconds for _, seconds in taken),
-            sum(useful_flops(s, data, options.epochs) for some, _ in taken for s in some),
+    for stack in options.stack or [None]:
+        name = "fast" if stack is None else f"fast, K = {stack}"
+        ways[name] = (
+            settings,
+            lambda stack=stack: workers(settings, data, options.epochs, devices, stack),
         )
-        for name, taken in times.items()
-    }, speed
+    measured = {}
+    for name, (some, way) in ways.items():
+        flops = sum(useful_flops(setting, data, options.epochs) for setting in some)
+        measured[name] = Measured(len(some), way(), flops)
+        print(f"{name}: {measured[name].seconds:.1f} s for {len(some)} settings", flush=True)
+    return measured, matrix_product_speed(device)
 
 
 def rows(
@@ -206,7 +195,7 @@ def parse() -> argparse.Namespace:
     add("--data_path", default="./data", help="folder of mosi.pkl (default: ./data)")
     add("--output_path", default="./results", help="folder for throughput.csv (./results)")
     add("--cuda", action="store_true", help="measure on one GPU")
-    add("--settings", type=whole, default=36, help="settings of the fast path (default: 36)")
+    add("--settings", type=whole, default=144, help="settings of the fast path (default: 144)")
     add("--release_settings", type=whole, default=36, help="at most, of the others (default: 36)")
     add("--epochs", type=whole, default=3, help="epochs of each (default: 3)")
     add("--jobs", type=whole, help="worker processes (default: one per core)")

@@ -26,7 +26,6 @@ from torch.optim.adam import adam
 
 from layout import BETA_1, BETA_2, EPSILON, Layout, Sizes, adam_wide, sizes
 from lstm import VALID_CHUNK, Text, ValidSplit, skipping_pays
-from model import LMF
 from training import (
     Data,
     EarlyStopping,
@@ -39,7 +38,6 @@ from training import (
     finished,
     initial_model,
     keep_mask,
-    model_config,
     score,
     stream,
 )
@@ -320,7 +318,7 @@ class Stack:
         setting, seed, stopping, seconds = member
         if stopping.diverged:
             return finished(setting, seed, stopping, {}, None, sum(seconds))
-        model = LMF(**model_config(setting, self.data.input_dims, self.task.output_dim))
+        model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
         state = model.state_dict()
         self.layout.unpack(self.now["best"][slot], state)
         for name, value in state.items():

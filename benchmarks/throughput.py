@@ -10,9 +10,9 @@ Three ways train settings of the MOSI grid, for the same number of epochs each:
 - reference: `training.fit`, a worker process per core (--stack 1 of the scripts).
 - fast: the scripts' default, `stacked.fit_stacked`, a worker process per core, or per GPU.
 
-The sample covers every batch size and text_hidden equally. The first two ways, whose time per setting
-does not depend on their number, train its first part; the fast one needs several settings of a size to
-train together, as a search has them. Starting the workers is not counted.
+The sample covers every batch size and text_hidden equally. The first two ways train its first part,
+since their time per setting does not depend on how many there are; the fast one trains all of it,
+since a search has enough settings of a size to train together. Starting the workers is not counted.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -94,6 +95,9 @@ class Leaderboard:
 
     def add(self, row: Row) -> None:
         """Takes in one finished training."""
+        full = self.seeds == 1 and len(self._best) == self.size
+        if full and not row.valid_loss <= self._best[-1].mean_valid_loss:
+            return  # as almost all of a million rows
         rows = self._unfinished.setdefault(row.setting, [])
         rows.append(row)
         if len(rows) >= self.seeds:
@@ -163,28 +167,42 @@ def _row_parser(
     header: Sequence[str], scores: Sequence[str]
 ) -> Callable[[list[str]], tuple[Setting, int, tuple[float, ...]]]:
     place = {column: i for i, column in enumerate(header)}
-    parts = [(name, place[name], {}) for name in Setting._fields]
+    known: dict[str, dict[str, float]] = {name: {} for name in Setting._fields}
+    hyperparameters = itemgetter(*(place[name] for name in Setting._fields))
+    values = itemgetter(place["Seed"], *(place[column] for column in scores), place["Status"])
 
-    def value(name: str, text: str, known: dict[str, float]) -> float:
-        if text not in known:
-            known[text] = parse_value(name, text)
-        return known[text]
+    def read_setting(texts: Sequence[str]) -> Setting:
+        for (name, values), text in zip(known.items(), texts, strict=True):
+            if text not in values:
+                values[text] = parse_value(name, text)
+        return Setting._make(map(dict.__getitem__, known.values(), texts))
 
     def parse(fields: list[str]) -> tuple[Setting, int, tuple[float, ...]]:
         if len(fields) != len(header):
             raise ValueError(f"{len(fields)} values")
-        if fields[place["Status"]] not in STATUSES:
-            raise ValueError(f"Status {fields[place['Status']]!r}")
-        setting = Setting._make(value(name, fields[i], known) for name, i, known in parts)
-        values = []
-        for column in ("Seed", *scores):
-            try:
-                values.append((int if column == "Seed" else float)(fields[place[column]]))
-            except ValueError as error:
-                raise ValueError(f"{column}: {error}") from None
-        return setting, values[0], tuple(values[1:])
+        texts = hyperparameters(fields)
+        try:  # a million rows have few different values
+            setting = Setting._make(map(dict.__getitem__, known.values(), texts))
+        except KeyError:
+            setting = read_setting(texts)
+        seed, *numbers, status = values(fields)
+        if status not in STATUSES:
+            raise ValueError(f"Status {status!r}")
+        try:
+            return setting, int(seed), tuple(map(float, numbers))
+        except ValueError:
+            raise ValueError(_not_a_number(["Seed", *scores], [seed, *numbers])) from None
 
     return parse
+
+
+def _not_a_number(columns: Sequence[str], texts: Sequence[str]) -> str:
+    for column, text in zip(columns, texts, strict=True):
+        try:
+            (int if column == "Seed" else float)(text)
+        except ValueError as error:
+            return f"{column}: {error}"
+    raise AssertionError("all of them are numbers")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -10,7 +10,7 @@ import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,9 +183,11 @@ class _Search:
         if not 0 <= repeat < self.options.repeats:
             return
         self.leaderboard.add(row)
-        with suppress(ValueError):  # of an earlier command with another grid
+        try:
             position = self.plan.settings.index(row.setting)
-            self.done[position * self.options.repeats + repeat] = True
+        except ValueError:  # of an earlier command with another grid
+            return
+        self.done[position * self.options.repeats + repeat] = True
 
     def _count_finished(self) -> int:
         if self.plan.count == len(self.plan.settings):

@@ -320,7 +320,7 @@ class Stack:
             return finished(setting, seed, stopping, {}, None, sum(seconds))
         model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
         state = model.state_dict()
-        self.layout.unpack(self.now["best"][slot], state)
+        self.layout.unpack(self.now["best"][slot].cpu(), state)
         for name, value in state.items():
             if ".norm.running_" in name:
                 value.copy_(self.now[f"best_{name}"][slot])

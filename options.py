@@ -15,8 +15,11 @@ from utils import InputError
 HYPERPARAMS_FILE = Path(__file__).with_name("hyperparams.txt")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Flags whose errors are one line, as all bad input is."""
+
     def error(self, message: str) -> NoReturn:
+        """Raises InputError, in place of printing the usage and exiting."""
         raise InputError(message)
 
 
@@ -65,7 +68,7 @@ def parser(
         epochs: Default of --epochs.
         output_dim: Default of --output_dim.
     """
-    flags = _Parser(
+    flags = Parser(
         description=description,
         formatter_class=_Help,
         allow_abbrev=False,

@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this is run as a script
 
@@ -25,15 +24,10 @@ from data.layouts import read
 from data.official import OFFICIAL
 from data.synthetic import CORPORA, synthetic
 from data.verification import verify
-from options import run_script
+from options import Parser, run_script
 from utils import InputError
 
 HERE = Path(__file__).resolve().parent
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
 
 
 Commands = argparse._SubParsersAction
@@ -41,7 +35,7 @@ Commands = argparse._SubParsersAction
 
 def main(words: Sequence[str] | None = None) -> None:
     """Runs a subcommand of the command line, or of a list of words."""
-    flags = _Parser(
+    flags = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

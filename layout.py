@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training import Setting
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
+LINE = 16  # floats of a cache line: rows that begin on one are multiplied alike at any place
 
 
 class Sizes(NamedTuple):
@@ -31,11 +33,16 @@ def sizes(setting: Setting) -> Sizes:
     """Returns the sizes of the stacks in which a setting trains; they follow from it alone."""
     return Sizes(
         setting.batch_size,
-        _round_up(setting.audio_hidden, 16),
-        _round_up(setting.video_hidden, 16),
+        _round_up(setting.audio_hidden, LINE),
+        _round_up(setting.video_hidden, LINE),
         _round_up(setting.text_hidden, 64),
-        _round_up(setting.rank, 16),
+        _round_up(setting.rank, LINE),
     )
+
+
+def padded(x: Tensor) -> Tensor:
+    """Returns x (..., D) with zeros behind its features, so that rows are whole cache lines."""
+    return F.pad(x, (0, -x.shape[-1] % LINE))
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -45,11 +52,14 @@ def _round_up(value: int, multiple: int) -> int:
 class Layout:
     """Where each parameter lies in a member's row: factors first, what is hand-derived last.
 
-    Factors lie as (width + 1, R, O), LSTM weights with gates in the order o, i, f, g.
+    Factors lie as (width + 1, R, O), LSTM weights with gates in the order o, i, f, g. Features are
+    padded as `padded` does.
     """
 
     def __init__(self, size: Sizes, input_dims: Sequence[int], output_dim: int) -> None:
         text_out = size.text // 2
+        self.input_dims = [_round_up(features, LINE) for features in input_dims]
+        audio_in, video_in, text_in = self.input_dims
         shapes = {
             "audio_factor": (size.audio + 1, size.rank, output_dim),
             "video_factor": (size.video + 1, size.rank, output_dim),
@@ -60,8 +70,8 @@ class Layout:
             "text_subnet.linear_1.bias": (text_out,),
         }
         for subnet, inputs, hidden in (
-            ("audio_subnet", input_dims[0], size.audio),
-            ("video_subnet", input_dims[1], size.video),
+            ("audio_subnet", audio_in, size.audio),
+            ("video_subnet", video_in, size.video),
         ):
             shapes |= {f"{subnet}.norm.weight": (inputs,), f"{subnet}.norm.bias": (inputs,)}
             for layer, width in ((1, inputs), (2, hidden), (3, hidden)):
@@ -69,7 +79,7 @@ class Layout:
                 shapes[f"{subnet}.linear_{layer}.bias"] = (hidden,)
         self.derived = list(shapes)  # by autograd
         shapes |= {
-            "text_subnet.rnn.weight_ih_l0": (4 * size.text, input_dims[2]),
+            "text_subnet.rnn.weight_ih_l0": (4 * size.text, text_in),
             "text_subnet.rnn.weight_hh_l0": (4 * size.text, size.text),
             "text_subnet.rnn.bias_ih_l0": (4 * size.text,),
             "text_subnet.rnn.bias_hh_l0": (4 * size.text,),
@@ -79,7 +89,7 @@ class Layout:
         self.width = 0
         for name, shape in shapes.items():
             self.starts[name] = self.width
-            self.width += _round_up(math.prod(shape), 16)  # whole cache lines
+            self.width += _round_up(math.prod(shape), LINE)
         self.factors_end = self.starts["fusion_weights"]
 
     def view(self, rows: Tensor, name: str) -> Tensor:

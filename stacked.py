@@ -5,8 +5,9 @@ their stack: padded units, their gradients and their Adam moments stay exactly 0
 come to its end leaves, and a waiting setting takes its place.
 
 What a member computes does not depend on its neighbours or their number: its sizes follow from its
-own setting, and every product is one of its own matrices. On the CPU the LSTM skips the zero frames
-in front of the words, where that pays. On CUDA a step of all members is one captured graph.
+own setting, and every product is one of its own matrices. On the CPU the LSTM multiplies each word
+of a batch once, and skips the zero frames in front of the words, where that pays. On CUDA a step of
+all members is one captured graph.
 
 Shapes use: K members, B batch, T time steps, F frames, D features, H width of the LSTM, R rank,
 O outputs.
@@ -24,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.adam import adam
 
-from layout import BETA_1, BETA_2, EPSILON, Layout, Sizes, adam_wide, sizes
-from lstm import VALID_CHUNK, Text, ValidSplit, skipping_pays
+from layout import BETA_1, BETA_2, EPSILON, Layout, Sizes, adam_wide, padded, sizes
+from lstm import Text, Words, skipping_pays
 from training import (
     Data,
     EarlyStopping,
@@ -41,8 +42,10 @@ from training import (
     score,
     stream,
 )
+from utils import Split
 
 MODALITIES = ("audio", "video", "text")
+VALID_CHUNK = 64  # examples of the valid split that go through a GPU's members at once
 
 
 Job = tuple[Setting, int]  # a setting, and the seed to train it with
@@ -69,6 +72,7 @@ class Stack:
         size: Sizes,
         slots: int,
         data: Data,
+        words: tuple[Words, Words],
         task: Task,
         limits: Limits,
         wide: bool | None = None,
@@ -79,15 +83,20 @@ class Stack:
         self.layout = Layout(size, data.input_dims, task.output_dim)
         self.members: list[_Member | None] = [None] * slots
         self.state = self._new_state(slots)
+        train_words, valid_words = words
         skips = not self.wide and skipping_pays(size.text, size.batch_size)
-        self.text = Text(data.train.text, size.batch_size, skips)
-        self.valid = ValidSplit(data.valid, self.wide)
+        self.text = Text(train_words, size.batch_size, skips, self.wide)
+        self.valid_text = Text(valid_words, len(data.valid), not self.wide, self.wide)
+        order = valid_words.padding.argsort(stable=True)
+        chunks = order.split(VALID_CHUNK if self.wide else len(order))
+        self.audio, self.visual = padded(data.train.audio), padded(data.train.visual)
+        self.valid_parts = [(index, Split(*data.valid[index])) for index in chunks]
         self.batches = batches(torch.arange(len(data.train)), size.batch_size)
         self._use(slots)
 
     def _new_state(self, slots: int) -> dict[str, Tensor]:
         """Returns everything that belongs to a slot, along dimension 0."""
-        audio_in, video_in, _ = self.data.input_dims
+        audio_in, video_in, _ = self.layout.input_dims
         rows = ("weights", "grads", "first", "second", "best")
         widths: dict[str, tuple[int, ...]] = {name: (self.layout.width,) for name in rows}
         for prefix in ("", "best_"):
@@ -113,8 +122,13 @@ class Stack:
         self.parameters: dict[str, Tensor] = {}
         self.gradients: list[Tensor] = []
         for name in self.layout.derived:
-            self.parameters[name] = self.layout.view(weights, name).detach().requires_grad_()
-            self.gradients.append(self.layout.view(grads, name))
+            values, gradients = self.layout.view(weights, name), self.layout.view(grads, name)
+            parts = {name: slice(None)}
+            if name.endswith("_factor"):  # the prepended 1 makes its first row a bias
+                parts = {f"{name}.bias": slice(1), f"{name}.weight": slice(1, None)}
+            for part, rows in parts.items():
+                self.parameters[part] = values[:, rows].detach().requires_grad_()
+                self.gradients.append(gradients[:, rows])
         self.graphs = _Graphs(self._step, slots, self.device) if self.wide else None
 
     def train(self, jobs: Iterator[Job], on_epoch: Listener | None = None) -> Iterator[Result]:
@@ -193,20 +207,21 @@ class Stack:
     @torch.no_grad()
     def _step(self, positions: Tensor) -> None:
         """Trains all members on one batch each: the examples at these positions (K, B)."""
-        train, now = self.data.train, self.now
+        now = self.now
         index = now["order"].gather(1, positions)
-        audio, visual = train.audio[index.T], train.visual[index.T]  # (B, K, D)
+        audio, visual = self.audio[index.T], self.visual[index.T]  # (B, K, D)
         final, traces = self.text.forward(index, self._rnn("weights"))
         final.requires_grad_()
         with torch.enable_grad():
             output = self._output(audio, visual, final, self._masks(positions))
-            loss = self.task.loss(output, train.label[index]).sum(-1)  # not averaged
+            loss = self.task.loss(output, self.data.train.label[index]).sum(-1)  # not averaged
             *grads, d_final = torch.autograd.grad(loss.sum(), [*self.parameters.values(), final])
         for target, grad in zip(self.gradients, grads, strict=True):
             target.copy_(grad)
-        self.text.backward(traces, d_final, self._rnn("weights"), self._rnn("grads"))
         now["loss"].add_(loss)
-        self._adam()
+        rnn, d_rnn = self._rnn("weights"), self._rnn("grads")
+        for members in self.text.backward(traces, d_final, rnn, d_rnn):
+            self._adam(members)
 
     def _rnn(self, rows: str) -> list[Tensor]:
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -214,7 +229,7 @@ class Stack:
 
     def _masks(self, positions: Tensor) -> list[Tensor]:
         """Returns what dropout multiplies each modality with, (K, B, D)."""
-        widths = (*self.data.input_dims[:2], self.size.text)
+        widths = (*self.layout.input_dims[:2], self.size.text)
         masks = []
         for i, (modality, width) in enumerate(zip(MODALITIES, widths, strict=True)):
             p = self.now[f"{modality}_dropout"]
@@ -237,8 +252,8 @@ class Stack:
         }
         product = None
         for name, x in representations.items():
-            factor = parameters[name]  # (K, D + 1, R, O)
-            projection = torch.bmm(F.pad(x, (1, 0), value=1.0), factor.flatten(2))
+            bias, weight = parameters[f"{name}.bias"], parameters[f"{name}.weight"]
+            projection = torch.baddbmm(bias.flatten(2), x, weight.flatten(2))  # (K, B, R * O)
             product = projection if product is None else product * projection
         assert product is not None
         product = product.unflatten(2, (self.size.rank, -1))  # (K, B, R, O)
@@ -263,9 +278,10 @@ class Stack:
             h = F.relu(_linear(h, self.parameters, f"{name}.linear_{layer}"))
         return h
 
-    def _adam(self) -> None:
-        """Updates the factors at one learning rate, all else at another."""
-        now, end = self.now, self.layout.factors_end
+    def _adam(self, members: slice) -> None:
+        """Updates some members: the factors at one learning rate, all else at another."""
+        end = self.layout.factors_end
+        now = {name: value[members] for name, value in self.now.items()}
         for i, (part, rate) in enumerate(
             ((slice(0, end), "factor_learning_rate"), (slice(end, None), "learning_rate"))
         ):
@@ -277,7 +293,9 @@ class Stack:
                 moments = (first, second)
                 adam_wide(weights, grads, moments, steps, now[rate], now["weight_decay"])
                 continue
-            rows = zip(self.members, weights, grads, first, second, steps[:, 0], strict=True)
+            rows = zip(
+                self.members[members], weights, grads, first, second, steps[:, 0], strict=True
+            )
             for member, *row, step in rows:
                 assert member is not None  # on the CPU an unused slot is given up at once
                 adam(
@@ -298,10 +316,11 @@ class Stack:
     def _valid_loss(self) -> Tensor:
         """Returns the members' summed losses on the valid split, (K,)."""
         total = torch.zeros(self.slots, device=self.device)
-        for part, frames, counts in self.valid.parts:
-            final = self.valid.final(part, frames, counts, self._rnn("weights"))
+        for index, part in self.valid_parts:
+            final, _ = self.valid_text.forward(index.expand(self.slots, -1), self._rnn("weights"))
             shape = (-1, self.slots, -1)
-            audio, visual = (x.unsqueeze(1).expand(shape) for x in (part.audio, part.visual))
+            inputs = padded(part.audio), padded(part.visual)
+            audio, visual = (x.unsqueeze(1).expand(shape) for x in inputs)
             output = self._output(audio, visual, final, None)
             total += self.task.loss(output, part.label.expand(self.slots, -1, -1)).sum(-1)
         return total
@@ -323,7 +342,7 @@ class Stack:
         self.layout.unpack(self.now["best"][slot].cpu(), state)
         for name, value in state.items():
             if ".norm.running_" in name:
-                value.copy_(self.now[f"best_{name}"][slot])
+                value.copy_(self.now[f"best_{name}"][slot, : len(value)])
             if name.endswith("num_batches_tracked"):
                 value.fill_(stopping.best_epoch * len(self.batches))
         scores = score(model.to(self.device), self.data, self.task)
@@ -397,18 +416,19 @@ def fit_stacked(
         slots: How many train together at most; None chooses by size and device.
         on_epoch: Told each setting, seed, epoch, training loss and validation loss.
     """
+    words = Words(data.train.text), Words(data.valid.text)
     groups: dict[Sizes, list[Job]] = {}
     for job in jobs:
         groups.setdefault(sizes(job[0]), []).append(job)
     for size, group in groups.items():
         most = slots or min(default_slots(size, data.train.label.device.type), _fitting(size, data))
-        stack = Stack(size, min(most, len(group)), data, task, limits)
+        stack = Stack(size, min(most, len(group)), data, words, task, limits)
         yield from stack.train(iter(group), on_epoch)
 
 
 def default_slots(size: Sizes, device_type: str) -> int:
     """Returns how many settings of a size train together fastest, memory permitting."""
-    return max(4, 512 // size.text) if device_type == "cpu" else 256
+    return max(8, 1024 // size.text) if device_type == "cpu" else 256
 
 
 def _fitting(size: Sizes, data: Data) -> int:

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layout import Layout, Sizes, adam_wide, sizes
-from lstm import Text, ValidSplit, leading_zero_frames, lstm_backward, lstm_forward
+from layout import Layout, Sizes, adam_wide, padded, sizes
+from lstm import Text, Words, leading_zero_frames, lstm_backward, lstm_forward
 from training import Setting, initial_model
-from utils import Split
 
 BATCH, STEPS, FEATURES, WIDTH = 7, 5, 9, 6
 NO_PADDING = [0] * BATCH
@@ -47,33 +46,53 @@ def in_our_order(lstms: list[nn.LSTM], which: str = "data") -> list[Tensor]:
     return [value.flatten(1, 2) for value in stacked]
 
 
-def check_text(padding: Sequence[int], members: int, skips: bool, batch: list[int]) -> Text:
+def check_text(
+    whole: Tensor, members: int, batch: Sequence[int], skips: bool, wide: bool = False
+) -> Text:
     """Holds a batch of examples through `Text`, forward and backward, against nn.LSTM."""
-    whole = padded_text(padding)
     lstms = torch_lstms(members)
-    text = Text(whole, len(batch), skips)
+    text = Text(Words(whole), len(batch), skips, wide)
     index = torch.tensor(batch).expand(members, -1)
     index = index.gather(1, index * 0 + torch.stack([torch.randperm(len(batch))] * members))
     if text.skips:
-        index = index.gather(1, text.padding[index].argsort(dim=1, stable=True))
+        index = index.gather(1, text.words.padding[index].argsort(dim=1, stable=True))
     d_final = torch.randn(members, len(batch), WIDTH, dtype=torch.float64)
-    weights = in_our_order(lstms)
+    w_ih, *others = in_our_order(lstms)
+    weights = [padded(w_ih), *others]
     final, traces = text.forward(index, weights)
     grads = [torch.full_like(weight, torch.nan) for weight in weights]
-    text.backward(traces, d_final, weights, grads)
+    done = [list(range(members))[some] for some in text.backward(traces, d_final, weights, grads)]
+    assert [k for some in done for k in some] == list(range(members))
     for k, lstm in enumerate(lstms):
         _, (expected, _) = lstm(whole[index[k]])
         close(final[k], expected[0].detach())
         (expected[0] * d_final[k]).sum().backward()
+    assert not grads[0][..., FEATURES:].any()
+    grads[0] = grads[0][..., :FEATURES]
     for ours, expected in zip(grads, in_our_order(lstms, "grad"), strict=True):
         close(ours, expected)
     return text
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("padding", [NO_PADDING, MIXED])
-def test_the_lstm_and_its_gradients_are_those_of_torch(padding: list[int], members: int) -> None:
-    check_text(padding, members, skips=False, batch=[2, 0, 6, 5, 1])
+def test_the_lstm_and_its_gradients_are_those_of_torch(
+    padding: list[int], members: int, wide: bool
+) -> None:
+    check_text(padded_text(padding), members, [2, 0, 6, 5, 1], skips=False, wide=wide)
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_words_that_stand_several_times_are_as_good_as_others(skips: bool) -> None:
+    vocabulary = torch.randn(4, FEATURES, dtype=torch.float64)
+    text = vocabulary[torch.randint(4, (BATCH, STEPS))]
+    text[3:6, :2] = 0
+    words = Words(text)
+    assert torch.equal(words.vectors[words.ids], padded(text))
+    assert len(words.vectors) == 5
+    assert not words.vectors[words.zero].any()
+    assert check_text(text, 3, range(BATCH), skips).skips == skips
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -90,15 +109,15 @@ def test_the_lstm_and_its_gradients_are_those_of_torch(padding: list[int], membe
 def test_skipping_padding_changes_neither_the_lstm_nor_its_gradients(
     batch: list[int], members: int
 ) -> None:
-    assert check_text(MIXED, members, skips=True, batch=batch).skips
+    assert check_text(padded_text(MIXED), members, batch, skips=True).skips
 
 
 def test_text_of_zeros_alone_goes_through_the_lstm_as_through_torch() -> None:
-    assert check_text([STEPS] * 4, 2, skips=True, batch=[0, 1, 2, 3]).skips
+    assert check_text(padded_text([STEPS] * 4), 2, range(4), skips=True).skips
 
 
 def test_there_is_nothing_to_skip_where_nothing_is_padded() -> None:
-    assert not check_text(NO_PADDING, 2, skips=True, batch=[0, 1, 2, 3]).skips
+    assert not check_text(padded_text(NO_PADDING), 2, range(4), skips=True).skips
 
 
 def test_zero_frames_after_the_first_word_are_no_padding() -> None:
@@ -111,10 +130,11 @@ def test_zero_frames_after_the_first_word_are_no_padding() -> None:
 
 
 def test_frames_of_the_padding_are_not_computed() -> None:
-    text = Text(padded_text(MIXED), BATCH, skips=True)
-    _, traces = text.forward(torch.arange(BATCH).unsqueeze(0), in_our_order(torch_lstms(1)))
+    text = Text(Words(padded_text(MIXED)), BATCH, skips=True, wide=False)
+    w_ih, *others = in_our_order(torch_lstms(1))
+    _, ((_, trace),) = text.forward(torch.arange(BATCH).unsqueeze(0), [padded(w_ih), *others])
     words = sum(max(STEPS - padding, 1) for padding in MIXED)
-    assert traces[0].frames.shape[1] == words + STEPS  # and one sequence of zeros
+    assert len(trace.gates) == words + STEPS  # and one sequence of zeros
 
 
 def test_a_zero_start_with_one_sequence_of_zeros_is_a_start_of_its_own() -> None:
@@ -126,47 +146,31 @@ def test_a_zero_start_with_one_sequence_of_zeros_is_a_start_of_its_own() -> None
     ours = torch.cat([step[:count] for step, count in zip(frames, counts, strict=True)])
     lstms = torch_lstms(1)
     w_ih, w_hh, b_ih, b_hh = in_our_order(lstms)
-    final, trace = lstm_forward(ours.unsqueeze(0), counts, w_ih, w_hh, b_ih + b_hh)
+    gates = ours @ w_ih[0].t() + b_ih + b_hh
+    final, trace = lstm_forward(gates, counts, w_hh)
     expected = lstms[0](frames.transpose(0, 1))[1][0][0]
     close(final[0], expected.detach())
     d_final = torch.randn(1, 4, WIDTH, dtype=torch.float64)
     (expected * d_final[0]).sum().backward()
-    grads = [torch.empty_like(x) for x in (w_ih, w_hh, b_ih)]
-    lstm_backward(trace, w_hh, d_final, *grads)
-    for ours, expected in zip(grads, in_our_order(lstms, "grad")[:3], strict=True):
-        close(ours, expected)
+    d_w_hh = torch.empty_like(w_hh)
+    d_gates = lstm_backward(trace, w_hh, d_final, d_w_hh)
+    d_w_ih, expected_d_w_hh, d_bias, _ = in_our_order(lstms, "grad")
+    close(d_w_hh, expected_d_w_hh)
+    close(d_gates.t() @ ours, d_w_ih[0])
+    close(d_gates.sum(0), d_bias[0])
 
 
 def test_an_epoch_takes_each_batchs_examples_by_padding_and_batches_as_they_come() -> None:
-    text = Text(padded_text(MIXED), batch_size=3, skips=True)
+    text = Text(Words(padded_text(MIXED)), 3, skips=True, wide=False)
     order = torch.stack([torch.randperm(BATCH) for _ in range(4)])
     positions = text.positions(order)
     for part in (slice(0, 3), slice(3, 6), slice(6, 7)):
         expected = torch.arange(BATCH)[part].expand(4, -1)
         assert torch.equal(positions[:, part].sort(dim=1).values, expected)
-        padding = text.padding[order.gather(1, positions[:, part])]
+        padding = text.words.padding[order.gather(1, positions[:, part])]
         assert torch.equal(padding, padding.sort(dim=1).values)
-    unskipped = Text(padded_text(MIXED), batch_size=3, skips=False).positions(order)
-    assert torch.equal(unskipped, torch.arange(BATCH).expand(4, -1))
-
-
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("count", [5, 150])  # 150: in parts, where all members go through at once
-@pytest.mark.parametrize("padding", [0, 3])
-def test_the_valid_splits_final_states_are_those_of_torch(
-    wide: bool, count: int, padding: int
-) -> None:
-    text = padded_text([i % (padding + 1) for i in range(count)])
-    ids = torch.arange(count, dtype=torch.float64).unsqueeze(1)
-    lstms = torch_lstms(2)
-    seen = []
-    for part, frames, counts in (valid := ValidSplit(Split(ids, ids, text, ids), wide)).parts:
-        final = valid.final(part, frames, counts, in_our_order(lstms))
-        for ours, lstm in zip(final, lstms, strict=True):
-            close(ours, lstm(part.text)[1][0][0].detach())
-        assert torch.equal(part.text, text[part.label[:, 0].long()])
-        seen += part.label[:, 0].long().tolist()
-    assert sorted(seen) == list(range(count))
+    whole = Text(text.words, 3, skips=False, wide=False).positions(order)
+    assert torch.equal(whole, torch.arange(BATCH).expand(4, -1))
 
 
 def test_adam_over_many_members_is_torchs_adam_of_each() -> None:

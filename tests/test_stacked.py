@@ -16,6 +16,7 @@ import train_iemocap
 import train_mosi
 import train_pom
 from layout import Sizes, sizes
+from lstm import Words
 from stacked import Job, Stack, fit_stacked
 from training import Data, Limits, Result, Setting, Task, fit, initial_model
 from utils import Split
@@ -28,7 +29,7 @@ EXPERIMENTS = {
     "iemocap": train_iemocap.EXPERIMENT,
 }
 PLAIN = Setting(4, 3, 40, 0.1, 0.5, 0.15, 0.003, 0.003, 4, 5, 0.01)
-SKIPPING = PLAIN._replace(text_hidden=64, batch_size=17)  # so large that padding is skipped
+SKIPPING = PLAIN._replace(text_hidden=250, batch_size=17)  # so large that padding is skipped
 BASES = {"whole": PLAIN, "skipping": SKIPPING}
 LIMITS = Limits(8, 2)
 
@@ -48,7 +49,7 @@ class Work(NamedTuple):
     task: Task
 
 
-def make_work(name: str = "mosi", train: int = 23, padding: str = "front") -> Work:
+def make_work(name: str = "mosi", train: int = 23, padding: str = "front", valid: int = 9) -> Work:
     """Returns a tiny data set whose text has zero frames in front, behind, nowhere or only."""
     generator = torch.Generator().manual_seed(5)
 
@@ -68,7 +69,7 @@ def make_work(name: str = "mosi", train: int = 23, padding: str = "front") -> Wo
             label = torch.rand(count, columns, generator=generator) * 6 - 2.4
         return Split(audio, visual, text, label)
 
-    data = Data(split(train), split(9), split(11))
+    data = Data(split(train), split(valid), split(11))
     return Work(data, EXPERIMENTS[name].task(data))
 
 
@@ -85,13 +86,18 @@ def drawn(count: int, base: Setting, seed: int = 1) -> list[Job]:
     return jobs
 
 
+def make_stack(size: Sizes, slots: int, work: Work, limits: Limits, wide: bool) -> Stack:
+    words = Words(work.data.train.text), Words(work.data.valid.text)
+    return Stack(size, slots, work.data, words, work.task, limits, wide)
+
+
 def stacked(
     jobs: Sequence[Job], work: Work, slots: int | None, wide: bool = False, limits: Limits = LIMITS
 ) -> dict[Job, Result]:
     """Returns what came of each job; each must have come once."""
     if wide:
         (size,) = {sizes(setting) for setting, _ in jobs}
-        stack = Stack(size, slots or len(jobs), work.data, work.task, limits, wide=True)
+        stack = make_stack(size, slots or len(jobs), work, limits, wide=True)
         found = list(stack.train(iter(jobs)))
     else:
         found = list(fit_stacked(jobs, work.data, work.task, limits, slots=slots))
@@ -169,15 +175,23 @@ def test_any_last_batch_is_trained_as_fit_does(
     check_equals_fit(results, work, limits)
 
 
+@each_way
+def test_a_valid_split_of_any_length_is_scored_as_fit_does(wide: bool) -> None:
+    work = make_work(valid=150)
+    results = stacked(drawn(2, PLAIN), work, slots=2, wide=wide, limits=Limits(2, 2))
+    check_equals_fit(results, work, Limits(2, 2))
+
+
 def test_padding_is_skipped_by_large_products_of_the_cpu_alone() -> None:
     work = make_work()
     for base, wide, expected in (
         (PLAIN, False, False),
         (SKIPPING, False, True),
         (SKIPPING, True, False),
-        (PLAIN._replace(text_hidden=256), False, True),
+        (PLAIN._replace(text_hidden=256), False, False),
+        (PLAIN._replace(batch_size=64, text_hidden=64), False, True),
     ):
-        assert Stack(sizes(base), 1, work.data, work.task, LIMITS, wide).text.skips == expected
+        assert make_stack(sizes(base), 1, work, LIMITS, wide).text.skips == expected
 
 
 def test_settings_of_all_sizes_are_trained_in_one_call() -> None:
@@ -211,7 +225,7 @@ def grown(work: Work, base: Setting) -> Iterator[tuple[Stack, int, Setting, set[
         settings = [
             s._replace(text_hidden=base.text_hidden - 2 * i) for i, s in enumerate(settings)
         ]
-        stack = Stack(sizes(settings[0]), 3, work.data, work.task, Limits(4, 4), wide=wide)
+        stack = make_stack(sizes(settings[0]), 3, work, Limits(4, 4), wide)
         list(stack.train((setting, 0) for setting in settings))
         for slot, setting in enumerate(settings):
             yield stack, slot, setting, {"weights", "grads", "first", "second", "best"}
@@ -329,7 +343,7 @@ def test_chunks_hold_every_job_once_and_settings_of_one_size(count: int, workers
         (PLAIN._replace(batch_size=draw.choice([4, 8]), text_hidden=draw.choice([64, 256])), seed)
         for seed in range(count)
     ]
-    found = list(chunks(iter(jobs), count, workers, lambda size: 512 // size.text))
+    found = list(chunks(iter(jobs), count, lambda: workers, lambda size: 512 // size.text))
     assert sorted(job for chunk in found for job in chunk) == sorted(jobs)
     for chunk in found:
         (size,) = {sizes(setting) for setting, _ in chunk}
@@ -350,7 +364,7 @@ def test_chunks_are_full_although_sizes_are_mixed() -> None:
         (Setting(**{name: draw.choice(values) for name, values in grid.items()}), seed)
         for seed in range(100_000)
     )
-    work = chunks(jobs, 100_000, 8, lambda _: 4)
+    work = chunks(jobs, 100_000, lambda: 8, lambda _: 4)
     assert [len(next(work)) for _ in range(100)] == [16] * 100
 
 
@@ -362,7 +376,7 @@ def test_chunks_draw_few_jobs_in_advance() -> None:
             drawn_jobs.append(seed)
             yield PLAIN._replace(batch_size=2 + seed % 200), seed
 
-    work = chunks(endless(), 10**9, 2, lambda _: 8)
+    work = chunks(endless(), 10**9, lambda: 2, lambda _: 8)
     given = len(next(work))
     assert len(drawn_jobs) <= 24 * 32
     given += sum(len(next(work)) for _ in range(99))

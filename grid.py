@@ -42,12 +42,18 @@ class Settings(Sequence[Setting]):
             chosen.append(values[digit])
         return Setting._make(reversed(chosen))
 
-    def index(self, setting: Setting) -> int:
-        """Returns the position of a setting; raises ValueError if it is not in the grid."""
-        try:
-            return sum(map(dict.__getitem__, self._places, setting))
-        except KeyError:
-            raise ValueError(f"{setting} is not in the grid") from None
+    def positions(self, values: Sequence[Sequence[float]], places: np.ndarray) -> np.ndarray:
+        """Returns the positions of many settings at once: (n,), negative for those not in the grid.
+
+        Args:
+            values: What each hyperparameter can be.
+            places: Where in `values` each setting's are: (hyperparameters, n).
+        """
+        found = np.zeros(places.shape[1], dtype=np.int64)
+        for place, known, column in zip(self._places, values, places, strict=True):
+            steps = [place.get(value, -len(self)) for value in known]
+            found += np.array(steps, dtype=np.int64)[column]
+        return found
 
 
 def shuffled(count: int, seed: int) -> Iterator[np.ndarray]:

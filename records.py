@@ -7,27 +7,27 @@ replaces the old one at once or not at all, and a run that was cut off is taken 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import heapq
+import io
 import json
 import math
 import os
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from grid import parse_value
+from rows import STATUSES, Columns, Row, Table, read_header, read_table
 from training import Result, Setting
 from utils import InputError
 
-RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")
-STATUSES = ("ok", "diverged", "failed")
+_LONGEST_LINE = 2**16  # bytes
+_WORDS = " ".join(["", *STATUSES, "nan", "inf"])  # what stands in rows beside digits
 
 
 class Provenance(TypedDict):
@@ -47,177 +47,45 @@ def printed(value: float) -> str:
     return f"{value:.6g}"
 
 
-class Row(NamedTuple):
-    """What a search reads back of one row."""
-
-    setting: Setting
-    seed: int
-    valid_loss: float  # NaN unless the status is ok
-    test_score: float
-
-
-class Columns(NamedTuple):
-    """The columns of a data set's CSV after the hyperparameters.
-
-    Attributes:
-        valid_loss: The validation loss, by which settings are ranked.
-        release: The release's other columns, in its order.
-        own: Scores that the release doesn't have.
-        headline: The one test score that is shown for a setting.
-    """
-
-    valid_loss: str
-    release: tuple[str, ...]
-    own: tuple[str, ...]
-    headline: str
-
-    def all(self) -> list[str]:
-        """Returns every column of the file, in order."""
-        return [*Setting._fields, self.valid_loss, *self.release, *RUN_COLUMNS, *self.own]
-
-
-class Standing(NamedTuple):
-    """A setting's place on the leaderboard; settings compare by their mean validation loss."""
-
-    mean_valid_loss: float  # infinite if a seed diverged
-    setting: Setting
-    valid_losses: tuple[float, ...]
-    test_scores: tuple[float, ...]
-
-
-class Leaderboard:
-    """The best settings by mean validation loss over their seeds; test scores don't count."""
-
-    def __init__(self, seeds: int = 1, size: int = 5) -> None:
-        self.seeds, self.size = seeds, size
-        self._best: list[Standing] = []
-        self._unfinished: dict[Setting, list[Row]] = {}
-
-    def add(self, row: Row) -> None:
-        """Takes in one finished training."""
-        full = self.seeds == 1 and len(self._best) == self.size
-        if full and not row.valid_loss <= self._best[-1].mean_valid_loss:
-            return  # as almost all of a million rows
-        rows = self._unfinished.setdefault(row.setting, [])
-        rows.append(row)
-        if len(rows) >= self.seeds:
-            self._best = heapq.nsmallest(self.size, [*self._best, self._standing(row.setting)])
-            del self._unfinished[row.setting]
-
-    def best(self) -> list[Standing]:
-        """Returns the best settings, the best first, those with seeds still to come included."""
-        standings = [*self._best, *map(self._standing, self._unfinished)]
-        return heapq.nsmallest(self.size, standings)
-
-    def _standing(self, setting: Setting) -> Standing:
-        rows = sorted(self._unfinished[setting], key=lambda row: row.seed)
-        losses = tuple(row.valid_loss for row in rows)
-        mean = math.inf if any(map(math.isnan, losses)) else statistics.fmean(losses)
-        return Standing(mean, setting, losses, tuple(row.test_score for row in rows))
-
-
-def read_header(path: Path, columns: Columns) -> list[str]:
-    """Returns a CSV's columns, in the file's order.
-
-    Raises:
-        InputError: They are not those of the data set.
-    """
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        header = next(csv.reader([file.readline()]), [])
-    expected = columns.all()
-    if sorted(header) != sorted(expected):
-        missing = [column for column in expected if column not in header]
-        extra = [column for column in header if column not in expected]
-        raise InputError(
-            f"{path}: expected the columns of this data set; missing: {_some(missing)}; "
-            f"unknown: {_some(extra)}; name another file, or choose another --run_id"
-        )
-    return header
-
-
-def read_rows(
-    path: Path, header: Sequence[str], scores: Sequence[str]
-) -> Iterator[tuple[Setting, int, tuple[float, ...]]]:
-    """Yields each row's setting, seed and scores; a last line without an end is left out.
-
-    Args:
-        path: The CSV.
-        header: Its columns.
-        scores: Which columns to read beside the setting and the seed.
-
-    Raises:
-        InputError: A line is not understood; it is named, and the column too.
-    """
-    parse = _row_parser(header, scores)
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        lines = csv.reader(line for line in file if line.endswith("\n"))
-        next(lines, None)
-        for fields in filter(None, lines):
-            try:
-                yield parse(fields)
-            except ValueError as error:
-                raise InputError(
-                    f"{path}, line {lines.line_num}: expected a row of {len(header)} values as "
-                    f"the train scripts write them, got {','.join(fields)[:60]!r} ({error}); mend "
-                    "or remove the line"
-                ) from None
-
-
-def _row_parser(
-    header: Sequence[str], scores: Sequence[str]
-) -> Callable[[list[str]], tuple[Setting, int, tuple[float, ...]]]:
-    place = {column: i for i, column in enumerate(header)}
-    known: dict[str, dict[str, float]] = {name: {} for name in Setting._fields}
-    hyperparameters = itemgetter(*(place[name] for name in Setting._fields))
-    values = itemgetter(place["Seed"], *(place[column] for column in scores), place["Status"])
-
-    def read_setting(texts: Sequence[str]) -> Setting:
-        for (name, values), text in zip(known.items(), texts, strict=True):
-            if text not in values:
-                values[text] = parse_value(name, text)
-        return Setting._make(map(dict.__getitem__, known.values(), texts))
-
-    def parse(fields: list[str]) -> tuple[Setting, int, tuple[float, ...]]:
-        if len(fields) != len(header):
-            raise ValueError(f"{len(fields)} values")
-        texts = hyperparameters(fields)
-        try:  # a million rows have few different values
-            setting = Setting._make(map(dict.__getitem__, known.values(), texts))
-        except KeyError:
-            setting = read_setting(texts)
-        seed, *numbers, status = values(fields)
-        if status not in STATUSES:
-            raise ValueError(f"Status {status!r}")
-        try:
-            return setting, int(seed), tuple(map(float, numbers))
-        except ValueError:
-            raise ValueError(_not_a_number(["Seed", *scores], [seed, *numbers])) from None
-
-    return parse
-
-
-def _not_a_number(columns: Sequence[str], texts: Sequence[str]) -> str:
-    for column, text in zip(columns, texts, strict=True):
-        try:
-            (int if column == "Seed" else float)(text)
-        except ValueError as error:
-            return f"{column}: {error}"
-    raise AssertionError("all of them are numbers")
-
-
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replaces a file by what `write` puts at the path it is given, wholly or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     try:
         write(part)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
         raise InputError(
-            f"{path}: can't be written: {error}; free space there, or name another folder"
+            f"{path}: can't be written: {error.strerror or error}; free space there, or name "
+            "another folder"
         ) from None
+    finally:
+        _remove(part)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # missing, or in a folder that has become read-only
+        path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes sure that names in a folder outlast a power cut, as the files' content does."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # from some network file systems, which need no fsync here
+            raise
+    finally:
+        os.close(descriptor)
 
 
 class Records:
@@ -242,49 +110,55 @@ class Records:
         self.provenance = provenance
         self.best: tuple[float, Setting, int] | None = None
         self._header = columns.all()
-        self._lock = FileLock(f"{csv_path}.lock")
+        self._line_end = "\n"
+        self._size = 0  # of the CSV
 
     def __enter__(self) -> Records:
-        for folder in (self.csv_path.parent, self.model_path.parent):
-            make_folder(folder)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"{self.csv_path}: another process is training this run; wait for it, or choose "
-                "another --run_id"
-            ) from None
-        except OSError as error:
-            raise InputError(f"{self.csv_path}: can't be locked: {error}") from None
-        try:
-            self._open()
-        except BaseException:
-            self._release()
-            raise
+        with contextlib.ExitStack() as closing:
+            for path in (self.csv_path, self.model_path):
+                make_folder(path.parent)
+                self._lock(path, closing)
+            self._open(closing)
+            self._closing = closing.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._release()
+        self._closing.close()
 
-    def _release(self) -> None:
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
-
-    def _open(self) -> None:
-        begun = _starts_with_other_text(self.csv_path, ",".join(self._header))
-        stored = self._stored_provenance(begun)
-        self.provenance = stored or self.provenance
-        self._check_model()
-        if stored is None:
-            text = json.dumps(self.provenance, indent=2) + "\n"
-            write_atomically(self.json_path, lambda part: part.write_text(text))
+    def _lock(self, path: Path, closing: contextlib.ExitStack) -> None:
+        lock = FileLock(f"{path}.lock")
         try:
-            self._file = self.csv_path.open("ab+", buffering=0)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{path}: another process is training this run; wait for it, or choose another "
+                "--run_id"
+            ) from None
         except OSError as error:
-            raise InputError(f"{self.csv_path}: can't be written: {error.strerror}") from None
-        self._cut_torn_line()
-        if self._file.tell() == 0:
+            raise InputError(f"{path}: can't be locked: {error}") from None
+        closing.callback(lock.release)
+        closing.callback(_remove, Path(lock.lock_file))  # before the release: see FileLock
+
+    def _open(self, closing: contextlib.ExitStack) -> None:
+        for path in (self.json_path, self.model_path):
+            _remove(_part(path))  # of a process that was killed
+        try:
+            begun = _starts_with_other_text(self.csv_path, ",".join(self._header))
+            stored = self._stored_provenance(begun)
+            self.provenance = stored or self.provenance
+            self._check_model()
+            if stored is None:
+                text = json.dumps(self.provenance, indent=2) + "\n"
+                write_atomically(self.json_path, lambda part: part.write_text(text))
+            self._file = closing.enter_context(self.csv_path.open("ab+", buffering=0))
+            if not begun:
+                self._file.truncate(0)
+                _sync_folder(self.csv_path.parent)
+        except OSError as error:
+            raise InputError(
+                f"{self.csv_path}: can't be read and written: {error.strerror}"
+            ) from None
+        if not begun:
             self._write(self._header)
 
     def _stored_provenance(self, begun: bool) -> Provenance | None:
@@ -327,35 +201,19 @@ class Records:
                 "overwritten; move it away, or choose another --run_id or --model_path"
             )
 
-    def _cut_torn_line(self) -> None:
-        size = self._file.seek(0, os.SEEK_END)
-        end, step = size, 4096
-        while end > 0:
-            self._file.seek(max(0, end - step))
-            found = self._file.read(min(step, end)).rfind(b"\n")
-            if found >= 0:
-                end = max(0, end - step) + found + 1
-                break
-            end = max(0, end - step)
-        if end < size:
-            print(f"{self.csv_path}: a last line that was not finished is cut off")
-            self._file.truncate(end)
-        self._file.seek(0, os.SEEK_END)
-
-    def rows(self) -> Iterator[Row]:
-        """Yields the rows of earlier commands, and finds out which of their models is the best.
+    def read(self) -> Table:
+        """Returns the rows of earlier commands; rows can be added after that.
 
         Raises:
             InputError: A line is not understood; it is named, and the file is left as it is.
         """
         self._header = read_header(self.csv_path, self.columns)
         scores = (self.columns.valid_loss, self.columns.headline)
-        for setting, seed, (valid_loss, test_score) in read_rows(
-            self.csv_path, self._header, scores
-        ):
-            row = Row(setting, seed, valid_loss, test_score)
-            self._note_best(row)
-            yield row
+        table = read_table(self.csv_path, self._header, scores)
+        losses = table.scores[0]
+        least = table.where(losses == np.min(losses, initial=math.inf, where=~np.isnan(losses)))
+        for setting, seed, (loss, score) in least.rows():
+            self._note_best(Row(setting, seed, loss, score))
         if self.best and not self.model_path.exists():
             loss, setting, seed = self.best
             raise InputError(
@@ -363,6 +221,54 @@ class Records:
                 f"{printed(loss)}, seed {seed}, {' '.join(setting.texts())}) is missing; bring it "
                 f"back, or remove that row from {self.csv_path} to have it trained again"
             )
+        self._cut_torn_line()
+        return table
+
+    def _cut_torn_line(self) -> None:
+        """Removes what a process that was cut off left of a last line, and nothing else."""
+        with self.csv_path.open(newline="", encoding="utf-8", errors="replace") as file:
+            header = file.readline()
+            self._line_end = header[len(header.rstrip("\r\n")) :]
+        self._size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, self._size - _LONGEST_LINE))
+        end = self._file.read()
+        end = end[1 + max(end.rfind(b"\n"), end.rfind(b"\r")) :]
+        if not end:
+            return
+        torn = end.decode("utf-8", "replace")
+        if not self._is_torn_row(torn):
+            with self.csv_path.open(newline="", encoding="utf-8", errors="replace") as file:
+                line = sum(1 for _ in file)
+            raise InputError(
+                f"{self.csv_path}, line {line}: expected a line end; add one if the line is whole, "
+                f"or remove the line, got {torn[-60:]!r}"
+            )
+        print(f"{self.csv_path}: a last line that was not finished is cut off: {torn}")
+        self._size -= len(end)
+        self._file.truncate(self._size)
+
+    def _is_torn_row(self, text: str) -> bool:
+        *whole, last = text.split(",")
+        return (
+            len(whole) < len(self._header) - 1
+            and all(map(self._fits, self._header, whole))
+            and bool(re.fullmatch(r"[-+.e\d]*", last) or f" {last}" in _WORDS)
+        )
+
+    def _fits(self, column: str, text: str) -> bool:
+        """Returns whether this could be written to a column."""
+        try:
+            if column in Setting._fields:
+                parse_value(column, text)
+            elif column == "Status":
+                return text in STATUSES
+            elif column in self.columns.all():
+                float(text)
+            else:
+                return text == ""
+        except ValueError:
+            return False
+        return True
 
     def _note_best(self, row: Row) -> bool:
         candidate = (row.valid_loss, row.setting, row.seed)
@@ -397,24 +303,39 @@ class Records:
         )
         if self._note_best(row):  # the model first: a row without its model could not be mended
             checkpoint = {**_checkpoint(result), **about, "provenance": dict(self.provenance)}
-            write_atomically(self.model_path, lambda part: torch.save(checkpoint, part))
-        self._write([texts[column] for column in self._header])
+            content = io.BytesIO()  # to a full disk torch.save would only say "unexpected pos"
+            torch.save(checkpoint, content)
+            write_atomically(self.model_path, lambda part: part.write_bytes(content.getvalue()))
+        self._write([texts.get(column, "") for column in self._header])
         return row
 
     def _write(self, fields: Sequence[str]) -> None:
-        size = self._file.seek(0, os.SEEK_END)
-        line = (",".join(fields) + "\n").encode()
+        line = (",".join(fields) + self._line_end).encode()
         try:
+            if not self._is_as_left():
+                raise InputError(
+                    f"{self.csv_path}: another program changed it while it was written to; run "
+                    "the same command again, which trains again what the file lacks"
+                )
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):  # else the torn line is cut off at the next start
-                self._file.truncate(size)
+                self._file.truncate(self._size)
             raise InputError(
                 f"{self.csv_path}: can't be written: {error.strerror}; finished rows are intact: "
                 "mend that, and run the same command again"
             ) from None
+        self._size += len(line)
+
+    def _is_as_left(self) -> bool:
+        """Returns whether the path still leads to the open file, and nobody else wrote to it."""
+        try:
+            now = os.stat(self.csv_path)
+        except FileNotFoundError:
+            return False
+        return now.st_size == self._size and os.path.samestat(now, os.fstat(self._file.fileno()))
 
 
 def _starts_with_other_text(path: Path, header: str) -> bool:
@@ -452,11 +373,6 @@ def make_folder(folder: Path) -> None:
         ) from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: expected a folder to write to, but it is not writable")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "none") + more
 
 
 def _short(before: object, now: object) -> str:

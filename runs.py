@@ -15,7 +15,8 @@ import torch
 import train_iemocap
 import train_mosi
 import train_pom
-from records import Columns, Provenance, read_header, read_rows
+from records import Provenance
+from rows import Columns, first_line, read_header, read_table
 from search import Experiment
 from training import Setting
 from utils import EMOTIONS, InputError
@@ -125,7 +126,8 @@ def read_run(path: Path) -> Run:
     header = read_header(path, experiment.columns)
     emotion = provenance["emotion"] if provenance else _emotion(path, experiment)
     rows: dict[Setting, dict[int, tuple[float, ...]]] = {}
-    for setting, seed, scores in read_rows(path, header, score_columns(experiment.columns)):
+    table = read_table(path, header, score_columns(experiment.columns))
+    for setting, seed, scores in table.rows():
         rows.setdefault(setting, {})[seed] = scores
     return Run(path, _name(path), experiment, emotion, provenance, rows)
 
@@ -152,11 +154,7 @@ def _read_provenance(path: Path) -> Provenance | None:
 def _experiment(path: Path, provenance: Provenance | None) -> Experiment:
     if provenance:
         return EXPERIMENTS[provenance["data_set"]]
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            found = set(file.readline().strip().split(","))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+    found = set(first_line(path))
     return max(EXPERIMENTS.values(), key=lambda one: len(found.intersection(one.columns.all())))
 
 

@@ -10,7 +10,7 @@ import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,9 @@ import torch
 from tqdm import tqdm
 
 from grid import Grid, Settings, narrow, read_hyperparams, shuffled
-from records import Columns, Leaderboard, Provenance, Records, Row
+from layout import Sizes
+from records import Provenance, Records
+from rows import Columns, Leaderboard, Table
 from stacked import Job, default_slots
 from training import Data, Limits, Result, Setting, Task, model_config
 from utils import InputError, Splits, checksum
@@ -70,6 +72,14 @@ class Plan(NamedTuple):
             if left <= 0:
                 return
 
+    def find(self, table: Table) -> np.ndarray:
+        """Returns the positions of a table's settings: (rows,), negative for those not planned."""
+        if isinstance(self.settings, Settings):
+            return self.settings.positions(table.values, table.places)
+        position = {setting: i for i, setting in enumerate(self.settings)}
+        found = [position.get(setting, -1) for setting, *_ in table.rows()]
+        return np.array(found, dtype=np.int64)
+
 
 def search(experiment: Experiment, options: argparse.Namespace, emotion: str | None = None) -> Path:
     """Trains what the options ask for and has not been trained yet; returns the CSV's path.
@@ -100,8 +110,9 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
         experiment.columns,
         _provenance(experiment, options, emotion),
     )
-    with records:
-        return _Search(experiment, options, emotion, plan, data, records).run()
+    run = _Search(experiment, options, emotion, plan, data, records)
+    with _Signals(run.end), records:
+        return run.run()
 
 
 def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | None) -> Plan:
@@ -162,14 +173,17 @@ class _Search:
         self.leaderboard = Leaderboard(options.repeats)
         self.interrupt: int | None = None  # the signal that asked for an end
 
+    def end(self, number: int) -> None:
+        """Asks for an end, by this signal."""
+        self.interrupt = number
+
     def run(self) -> Path:
         """Trains what is left, prints how it went, and returns the CSV's path."""
-        for row in self.records.rows():
-            self._take_in(row)
+        self._take_back(self.records.read())
         self.wanted = self.plan.count * self.options.repeats
         self.finished = self._count_finished()
         self._print_head()
-        if self.finished < self.wanted:
+        if self.finished < self.wanted and not self.interrupt:
             self._train()
         self._print_best()
         if self.interrupt == signal.SIGINT:
@@ -178,16 +192,14 @@ class _Search:
             sys.exit(128 + self.interrupt)
         return self.records.csv_path
 
-    def _take_in(self, row: Row) -> None:
-        repeat = row.seed - self.options.seed
-        if not 0 <= repeat < self.options.repeats:
-            return
-        self.leaderboard.add(row)
-        try:
-            position = self.plan.settings.index(row.setting)
-        except ValueError:  # of an earlier command with another grid
-            return
-        self.done[position * self.options.repeats + repeat] = True
+    def _take_back(self, table: Table) -> None:
+        """Takes in what earlier commands finished, also with another grid and other seeds."""
+        repeats = table.seeds - self.options.seed
+        table = table.where((repeats >= 0) & (repeats < self.options.repeats))
+        self.leaderboard.add_all(table)
+        positions = self.plan.find(table)
+        done = positions * self.options.repeats + table.seeds - self.options.seed
+        self.done[done[positions >= 0]] = True
 
     def _count_finished(self) -> int:
         if self.plan.count == len(self.plan.settings):
@@ -217,32 +229,38 @@ class _Search:
             self.options.stack,
             self.options.verbose,
         )
-        devices = self._devices()
-        stack, kind = self.options.stack, devices[0].split(":")[0]
-        work = chunks(
-            self._jobs(),
-            self.wanted - self.finished,
-            len(devices),
-            lambda size: stack or default_slots(size, kind),
-        )
-        messages = train_locally(work, trainer, self.data, devices)
         bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
-        with bar, closing(messages), _Signals(self._interrupted):
+        with bar, self._messages(trainer) as messages:
             for message in messages:
                 if isinstance(message, Result):
                     self._keep(message, bar)
-                elif isinstance(message, Epoch):
-                    bar.write(_epoch_line(message))
+                elif message:
+                    bar.write(_epoch_line(message) if isinstance(message, Epoch) else message)
                 if self.interrupt:
                     break
 
-    def _interrupted(self, number: int) -> None:
-        self.interrupt = number
+    @contextmanager
+    def _messages(self, trainer: Trainer) -> Iterator[Iterator[Result | Epoch | str | None]]:
+        """Has what is left trained, here or on a cluster, until it is left."""
+        options, left = self.options, self.wanted - self.finished
+        kind = "cuda" if options.cuda else "cpu"
+
+        def work(workers: Callable[[], int]) -> Iterator[list[Job]]:
+            def stack(size: Sizes) -> int:
+                return options.stack or default_slots(size, kind)
+
+            return chunks(self._jobs(), left, workers, stack)
+
+        devices = self._devices()
+        with closing(
+            train_locally(work(lambda: len(devices)), trainer, self.data, devices)
+        ) as messages:
+            yield messages
 
     def _keep(self, result: Result, bar: tqdm) -> None:
         config = model_config(result.setting, self.data.input_dims, self.options.output_dim)
         row = self.records.add(result, {**self.about, "config": config})
-        self._take_in(row)
+        self.leaderboard.add(row)
         self.finished += 1
         bar.update()
         outcome = result.reason if result.status == "failed" else result.status
@@ -292,7 +310,7 @@ class _Search:
 
 
 class _Signals:
-    """While it is entered, the first Ctrl-C or SIGTERM asks for an end instead of forcing it."""
+    """While it is entered, the first Ctrl-C or SIGTERM asks for an end; the second forces it."""
 
     def __init__(self, handler: Callable[[int], None]) -> None:
         self.handler = handler
@@ -301,7 +319,11 @@ class _Signals:
         self.before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, lambda n, _: self.handler(n))
+                self.before[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _: object) -> None:
+        signal.signal(number, self.before[number])
+        self.handler(number)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():

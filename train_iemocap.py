@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from options import parser, read_options, run_script
-from records import Columns
+from rows import Columns
 from search import Experiment, search
 from training import Data, Scored, Task
 from utils import EMOTIONS, InputError, load_iemocap

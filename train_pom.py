@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from options import parser, read_options, run_script
-from records import Columns
+from rows import Columns
 from search import Experiment, search
 from training import Scored, Task
 from utils import correlation, load_pom

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
+import io
 import multiprocessing
 import os
 import pickle
@@ -13,19 +15,23 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from multiprocessing import connection, forkserver, parent_process
+from multiprocessing import connection, forkserver, parent_process, reduction, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
-from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 import torch
 
 from layout import Sizes, sizes
 from stacked import Job, fit_stacked
 from training import Data, Limits, Result, Setting, Task, failed, fit
-from utils import Split
+from utils import InputError, Split
 
 ATTEMPTS = 3  # how often a setting may take its worker down before it is given up
+_NO_MEMORY = (  # of the errors for which torch has no class
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 _CHUNK_STACKS = 4  # how many stacks' worth of settings a worker is given at once
 _DRAWN_AHEAD = 24  # chunks' worth of settings that are drawn to sort them by size
 POLL_SECONDS = 0.2  # how long the driver may be deaf to Ctrl-C
@@ -70,14 +76,17 @@ class Trainer(NamedTuple):
 
 
 def chunks(
-    jobs: Iterator[Job], count: int, workers: int, stack: Callable[[Sizes], int]
+    jobs: Iterator[Job],
+    count: int,
+    workers: Callable[[], int],
+    stack: Callable[[Sizes], int],
 ) -> Iterator[list[Job]]:
     """Yields the jobs in chunks of settings that can train together, drawing few in advance.
 
     Args:
         jobs: What there is to train; only what the chunks need is drawn.
         count: How many jobs there are.
-        workers: How many workers share them; the last chunks are smaller, to end together.
+        workers: How many workers share them now; the last chunks are smaller, to end together.
         stack: How many settings of a size train together.
     """
     waiting: dict[Sizes, list[Job]] = {}
@@ -85,7 +94,8 @@ def chunks(
     while True:
         fullest = max(waiting, key=lambda size: len(waiting[size]), default=None)
         enough = 1 if fullest is None else _CHUNK_STACKS * stack(fullest)
-        most = max(1, min(enough, (count + 2 * workers - 1) // (2 * workers)))
+        shares = 2 * max(1, workers())
+        most = max(1, min(enough, (count + shares - 1) // shares))
         if drawn < _DRAWN_AHEAD * most and (fullest is None or len(waiting[fullest]) < most):
             job = next(jobs, None)
             if job:
@@ -103,12 +113,58 @@ def chunks(
         yield chunk
 
 
+class Retries:
+    """The jobs whose workers died: each is trained again alone, up to a bound."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.deaths: Counter[Job] = Counter()
+
+    def next_of(self, chunks: Iterator[list[Job]]) -> list[Job] | None:
+        """Returns what a worker is to train next, if there is anything."""
+        return [self.jobs.pop()] if self.jobs else next(chunks, None)
+
+    def bury(self, jobs: Sequence[Job], reason: str) -> Iterator[Result]:
+        """Decides what becomes of a dead worker's jobs; yields those that are given up."""
+        for job in jobs:
+            self.deaths[job] += 1
+            if self.deaths[job] >= ATTEMPTS:
+                yield failed(*job, f"{reason}, {ATTEMPTS} times")
+            else:
+                self.jobs.append(job)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Returns why a worker counts as dead if memory ran out, None if the error is another."""
+    text = str(error)
+    kind = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if kind or (isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)):
+        return f"its worker ran out of memory: {text.partition(chr(10))[0]}"
+    return None
+
+
+class _Pickler(pickle.Pickler):
+    """Writes tensors as arrays: by value, and at a tenth of the time of torch's own way."""
+
+    dispatch_table = copyreg.dispatch_table | {
+        torch.Tensor: lambda tensor: (torch.from_numpy, (tensor.numpy(),))
+    }
+
+
+def letter(message: object) -> bytes:
+    """Returns a message, as workers send it, for `pickle.loads`."""
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(message)
+    return buffer.getvalue()
+
+
 def prepare() -> None:
     """Starts the process that workers are forked from; it imports torch while the data load."""
     context = _context()
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(["workers", "sklearn.metrics"])
-        with _ignoring_interrupts():
+        resource_tracker.ensure_running()  # here, as it lets Ctrl-C through when it is started
+        with _holding_interrupts_back():
             forkserver.ensure_running()
 
 
@@ -117,9 +173,9 @@ def train_locally(
 ) -> Generator[Result | Epoch | None]:
     """Yields results from one worker process per device, as they come, or None after a while.
 
-    Chunks are drawn as workers fall idle. Jobs of a worker that died are trained again, each
-    alone; one that took down ATTEMPTS workers is reported as failed. Closing the generator ends
-    the workers at once.
+    Chunks are drawn as workers fall idle. Jobs of a worker that died or ran out of memory are
+    trained again, each alone; one that took down ATTEMPTS workers is reported as failed. Closing
+    the generator ends the workers at once.
 
     Args:
         chunks: Jobs that go to one worker together.
@@ -128,11 +184,11 @@ def train_locally(
         devices: "cpu" or "cuda:N", one per worker.
 
     Raises:
+        InputError: There is no room for the data in the folder of temporary files.
         RuntimeError: A worker raised an exception; it is shown with the worker's own traceback.
     """
-    with tempfile.TemporaryDirectory(prefix="lmf-") as folder:
-        data_file = Path(folder) / "data.pt"
-        torch.save([split[:] for split in data], data_file)
+    with _saved(data) as file:
+        data_file = _Inherited(file)
         workers = [_Worker(trainer, data_file, device) for device in devices]
         try:
             yield from _drive(
@@ -143,17 +199,58 @@ def train_locally(
                 worker.end()
 
 
+def _saved(data: Data) -> IO[bytes]:
+    """Returns the data in a file without a name: nothing is left of it, however a process ends."""
+    try:
+        with contextlib.ExitStack() as until_saved:
+            file = until_saved.enter_context(tempfile.TemporaryFile())
+            torch.save([split[:] for split in data], file)
+            file.flush()
+            until_saved.pop_all()
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch covers it up
+        raise InputError(
+            f"the workers' copy of the data can't be written to a temporary file: {cause}; free "
+            "space there, or set TMPDIR to another folder"
+        ) from None
+    return file
+
+
+class _Inherited(NamedTuple):
+    """An open file that turns into a path to it for the process that it is given to."""
+
+    file: IO[bytes]
+
+    def __reduce__(self) -> tuple[Callable[[_Descriptor], str], tuple[_Descriptor]]:
+        return _path, (reduction.DupFd(self.file.fileno()),)
+
+
+class _Descriptor(Protocol):
+    def detach(self) -> int: ...
+
+
+def _path(descriptor: _Descriptor) -> str:
+    return f"/dev/fd/{descriptor.detach()}"
+
+
+class _OutOfMemory(NamedTuple):
+    """A worker's last message."""
+
+    reason: str
+
+
 class _Worker:
     """A worker process, as the driver sees it."""
 
-    def __init__(self, trainer: Trainer, data_file: Path, device: str) -> None:
+    def __init__(self, trainer: Trainer, data_file: _Inherited, device: str) -> None:
         self.device = device
         self.ready = False
+        self.reason = ""  # why it is about to end
         self.jobs: list[Job] = []  # those that it was given and has not finished
         self.connection, theirs = connection.Pipe()
         arguments = (theirs, trainer, data_file, device)
         self.process = _context().Process(target=_work, args=arguments, daemon=True)
-        with _ignoring_interrupts():
+        with _holding_interrupts_back():
             self.process.start()
         theirs.close()
 
@@ -173,13 +270,12 @@ def _drive(
     chunks: Iterator[list[Job]],
     replace: Callable[[_Worker], _Worker],
 ) -> Iterator[Result | Epoch | None]:
-    again: list[Job] = []  # jobs whose worker died
-    deaths: Counter[Job] = Counter()
+    retries = Retries()
     idle: list[_Worker] = []
     while True:
-        while idle and (chunk := [again.pop()] if again else next(chunks, None)):
+        while idle and (chunk := retries.next_of(chunks)):
             idle.pop().give(chunk)
-        if len(idle) == len(workers) and not again:
+        if len(idle) == len(workers):
             return
         readable = connection.wait([worker.connection for worker in workers], POLL_SECONDS)
         if not readable:
@@ -188,7 +284,7 @@ def _drive(
             try:
                 message = worker.connection.recv()
             except (EOFError, ConnectionResetError):
-                yield from _bury(worker, deaths, again)
+                yield from retries.bury(worker.jobs, _cause_of_death(worker))
                 workers[workers.index(worker)] = replace(worker)
                 continue
             if isinstance(message, str):
@@ -198,37 +294,34 @@ def _drive(
             if message is None:
                 worker.ready = True
                 idle.append(worker)
+            elif isinstance(message, _OutOfMemory):
+                worker.reason = message.reason
             else:
                 yield message
 
 
-def _bury(worker: _Worker, deaths: Counter[Job], again: list[Job]) -> Iterator[Result]:
-    """Decides what becomes of a dead worker's jobs; yields those that are given up."""
+def _cause_of_death(worker: _Worker) -> str:
     worker.end()
     code = worker.process.exitcode or 0
-    reason = f"its worker ended with {signal.Signals(-code).name if code < 0 else f'status {code}'}"
+    ended = f"its worker ended with {signal.Signals(-code).name if code < 0 else f'status {code}'}"
+    reason = worker.reason or ended
     if not worker.ready:
         raise RuntimeError(
             f"a worker process could not start ({reason}); a script that calls main() needs the "
             "guard if __name__ == '__main__'"
         )
-    for job in worker.jobs:
-        deaths[job] += 1
-        if deaths[job] >= ATTEMPTS:
-            yield failed(*job, f"{reason}, {ATTEMPTS} times")
-        else:
-            again.append(job)
+    return reason
 
 
-def _work(driver: connection.Connection, trainer: Trainer, data_file: Path, device: str) -> None:
+def _work(driver: connection.Connection, trainer: Trainer, data_file: str, device: str) -> None:
     """The worker process: trains what comes through the pipe until it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down
 
-    def tell(message: Result | Epoch | str | None) -> None:
-        driver.send_bytes(pickle.dumps(message))  # tensors by value, not in shared memory
+    def tell(message: Result | Epoch | _OutOfMemory | str | None) -> None:
+        driver.send_bytes(letter(message))
 
     try:
         splits = torch.load(data_file, mmap=device == "cpu", weights_only=True)
@@ -237,8 +330,11 @@ def _work(driver: connection.Connection, trainer: Trainer, data_file: Path, devi
         while True:
             trainer.train(driver.recv(), data, tell)
             tell(None)
-    except Exception:
-        tell(traceback.format_exc())
+    except (EOFError, ConnectionError):
+        return  # the driver is gone
+    except Exception as error:
+        reason = out_of_memory(error)
+        tell(_OutOfMemory(reason) if reason else traceback.format_exc())
 
 
 def _end_with_parent() -> None:
@@ -255,13 +351,10 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 @contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Lets processes that are started within it ignore Ctrl-C, which the driver answers alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _holding_interrupts_back() -> Iterator[None]:
+    """Has Ctrl-C wait, and never reach the processes that are started within it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

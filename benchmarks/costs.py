@@ -237,7 +237,7 @@ def append_rows(folder: Path, count: int) -> None:
     settings = Settings(GRID)
     scores = len(COLUMNS.release)
     with path.open("a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         written = 0
         for block in shuffled(len(settings), seed):
             for position in block.tolist():

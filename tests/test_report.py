@@ -83,7 +83,7 @@ def replaced(path: Path, old: str, new: str) -> None:
         ("Test Corr,", "Test Kendall,", "missing: Test Corr; unknown: Test Kendall"),
         ("\n4,8,64", "\n4,8,sixty", "text_hidden: expected a"),
         ("\n4,8,64,", "\n4,8,64,0.1,", "expected a row of 26 values .*27 values"),
-        (",ok,", ",good,", "Status 'good'"),
+        (",ok,", ",good,", "Status: 'good'"),
         (",0,ok,", ",first,ok,", "Seed: invalid literal"),
         (",0,ok,", "x,0,ok,", "Test multiclass accuracy|Test f1_score"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -18,6 +19,7 @@ import pytest
 import torch
 from conftest import pickled, tiny_arrays
 
+import search
 import train_iemocap
 import train_mosi
 import train_pom
@@ -181,19 +183,33 @@ def test_a_setting_alone_has_the_same_row_as_among_others(
         assert rows(train_mosi.main({**options, "run_id": f"alone{i}"})) == {key: row}
 
 
+def session_of(leader: int) -> list[int]:
+    """Returns the processes of a session that are still there."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            if int(path.read_text().rpartition(")")[2].split()[3]) == leader:
+                found.append(int(path.parent.name))
+    return found
+
+
 @pytest.mark.slow
 def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(
-    options: Options, reference: tuple[Path, object]
+    options: Options, reference: tuple[Path, object], tmp_path: Path
 ) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         command("mosi", {**options, "settings": 5000, "jobs": 2}),
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
     assert process.stdout is not None
     while not (line := process.stdout.readline()).startswith("1/5000  "):
         assert line, "it ended before its first setting did"
+    assert len(session_of(process.pid)) > 3 or sys.platform != "linux"
     interrupted = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
     rest, _ = process.communicate(timeout=20)  # returns once no process has its output open
@@ -203,12 +219,33 @@ def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(
     path = Path(str(options["output_path"])) / "results_mosi_1.csv"
     assert str(path) in rest
 
+    deadline = time.monotonic() + 60
+    while session_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not session_of(process.pid)
+    assert not list(temporary.iterdir())
+    assert written(tmp_path) == {path.name, path.with_suffix(".json").name, "model_mosi_1.pt"}
+
     kept = path.read_bytes()
     assert 1 <= len(rows(path)) < 5000
     assert train_mosi.main({**options, "jobs": 2}) == path
     assert path.read_bytes().startswith(kept)
     found = rows(path)
     assert {key: found[key] for key in reference_rows(reference)} == reference_rows(reference)
+
+
+def test_a_second_ctrl_c_forces_an_end(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_twice(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one had no effect")
+
+    monkeypatch.setattr(search.Records, "read", press_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train_mosi.main(options)
+    assert written(tmp_path) == {"results_mosi_1.csv", "results_mosi_1.json"}
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
@@ -366,6 +403,18 @@ def test_a_users_own_settings_are_trained_in_their_order(options: Options, tmp_p
     del options["grid"], options["settings"]
     listed = table(train_mosi.main({**options, "hyperparams": mine}))
     assert [(row["rank"], row["batch_size"]) for row in listed] == [("5", "7"), ("2", "6")]
+    assert table(train_mosi.main({**options, "hyperparams": mine})) == listed
+
+
+def test_a_run_goes_on_with_other_grids_and_more_seeds(
+    options: Options, reference: tuple[Path, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_mosi.main({**options, "settings": 2, "grid": [*GRID[:-1], "batch_size=8"]})
+    train_mosi.main({**options, "settings": 3})
+    found = rows(train_mosi.main({**options, "repeats": 2}))
+    assert "3 of 10 are done" in capsys.readouterr().out
+    assert len(found) == 2 + 2 * 5
+    assert reference_rows(reference).items() <= found.items()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -54,6 +56,12 @@ def _switch(text: str) -> bool:
 def _name(text: str) -> str:
     if not text or set(text) & set("/\\\0") or text.startswith("."):
         raise argparse.ArgumentTypeError(f"expected a part of a file name, got {text!r}")
+    return text
+
+
+def _address(text: str) -> str:
+    if text not in ("auto", "local") and not re.fullmatch(r"ray://[^/\s]+:\d+", text):
+        raise argparse.ArgumentTypeError(f"expected auto, local or ray://HOST:PORT, got {text!r}")
     return text
 
 
@@ -135,7 +143,14 @@ def parser(
     group.add_argument(
         "--jobs",
         type=whole,
-        help="worker processes (default: one per core, or per GPU)",
+        help="worker processes, or tasks on the cluster (default: one per core, or per GPU)",
+    )
+    group.add_argument(
+        "--cluster",
+        type=_address,
+        metavar="auto|local|ray://HOST:PORT",
+        help="train on a Ray cluster: the running one, one started here, or that of an address "
+        "(default: no)",
     )
     group.add_argument(
         "--stack",
@@ -160,7 +175,12 @@ def read_options(
         raise InputError("--grid and --hyperparams: expected one of them, got both")
     if read.repeats > 1000:
         raise InputError(f"--repeats: expected at most 1000 seeds per setting, got {read.repeats}")
-    if read.cuda and not torch.cuda.is_available():
+    if read.cluster and not importlib.util.find_spec("ray"):
+        raise InputError(
+            "--cluster: expected Ray, which is not installed; "
+            "python -m pip install -r requirements-cluster.txt"
+        )
+    if read.cuda and not read.cluster and not torch.cuda.is_available():
         raise InputError(
             "--cuda: expected a GPU that torch can use, found none; "
             "leave --cuda out, or install a CUDA build of torch and its driver"

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from cluster import connected
 from grid import Grid, Settings, narrow, read_hyperparams, shuffled
 from layout import Sizes
 from records import Provenance, Records
@@ -94,7 +95,8 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
         KeyboardInterrupt: By Ctrl-C, once everything is in order.
     """
     plan = _plan(experiment, options, emotion)
-    prepare()
+    if not options.cluster:
+        prepare()
     train, valid, test, _ = experiment.load(options, emotion)
     data = Data(train, valid, test)
     outputs = data.train.label.shape[1]
@@ -216,6 +218,8 @@ class _Search:
                         yield self.plan.settings[int(position)], self.options.seed + repeat
 
     def _devices(self) -> list[str]:
+        if self.options.cluster:
+            return ["cuda" if self.options.cuda else "cpu"]
         left = max(1, self.wanted - self.finished)
         if self.options.cuda:
             count = torch.cuda.device_count()
@@ -251,11 +255,16 @@ class _Search:
 
             return chunks(self._jobs(), left, workers, stack)
 
-        devices = self._devices()
-        with closing(
-            train_locally(work(lambda: len(devices)), trainer, self.data, devices)
-        ) as messages:
-            yield messages
+        if options.cluster:
+            with connected(options.cluster, options.cuda, options.jobs) as cluster:
+                print(cluster)
+                with closing(cluster.train(work(cluster.slots), trainer, self.data)) as messages:
+                    yield messages
+        else:
+            devices = self._devices()
+            mine = work(lambda: len(devices))
+            with closing(train_locally(mine, trainer, self.data, devices)) as messages:
+                yield messages
 
     def _keep(self, result: Result, bar: tqdm) -> None:
         config = model_config(result.setting, self.data.input_dims, self.options.output_dim)

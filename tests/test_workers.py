@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -22,17 +23,16 @@ JOBS = [(SETTING._replace(rank=rank), 0) for rank in range(1, 7)]
 
 
 class Pretending:
-    """Stands in for a trainer: reports each job at once, and dies or raises at others.
+    """Stands in for a trainer: reports each job at once where it ran; some attempts go wrong.
 
     Args:
-        deadly: The rank that kills the worker.
         marks: Where each attempt leaves a file.
-        mercy: How many attempts kill; later ones succeed.
-        faulty: The rank that raises an exception.
+        fault: What happens to the job of rank 2: "death", "memory", "error", "standstill" or "".
+        times: How many attempts at it go wrong.
     """
 
-    def __init__(self, marks: Path, deadly: int = 0, mercy: int = 99, faulty: int = 0) -> None:
-        self.marks, self.deadly, self.mercy, self.faulty = marks, deadly, mercy, faulty
+    def __init__(self, marks: Path, fault: str = "", times: int = 99) -> None:
+        self.marks, self.fault, self.times = marks, fault, times
 
     def train(
         self, jobs: Sequence[Job], data: Data, tell: Callable[[Result | Epoch], None]
@@ -41,11 +41,19 @@ class Pretending:
         assert torch.get_num_threads() == 1
         for setting, seed in jobs:
             (self.marks / f"{setting.rank} {os.urandom(8).hex()}").touch()
-            if setting.rank == self.deadly and self.attempts(setting.rank) <= self.mercy:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if setting.rank == self.faulty:
-                raise ZeroDivisionError("a fault of ours")
-            tell(failed(setting, seed, "only pretending"))
+            if setting.rank == 2 and self.attempts(2) <= self.times:
+                self.go_wrong()
+            tell(failed(setting, seed, f"by {workers.__file__}"))
+
+    def go_wrong(self) -> None:
+        if self.fault == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "memory":
+            torch.empty(2**50)
+        if self.fault == "error":
+            raise ZeroDivisionError("a fault of ours")
+        while self.fault == "standstill":
+            time.sleep(1)
 
     def attempts(self, rank: int) -> int:
         return len(list(self.marks.glob(f"{rank} *")))
@@ -56,14 +64,17 @@ def _prepared() -> None:
     workers.prepare()
 
 
-def run(trainer: Pretending, chunks: Iterator[list[Job]]) -> list[Result]:
-    data = Data(
+def tiny_data() -> Data:
+    return Data(
         *(
             Split(*(torch.from_numpy(array).float() for array in arrays.values()))
             for arrays in tiny_arrays("mosi").values()
         )
     )
-    messages = train_locally(chunks, cast(Trainer, trainer), data, ["cpu", "cpu"])
+
+
+def run(trainer: Pretending, chunks: Iterator[list[Job]]) -> list[Result]:
+    messages = train_locally(chunks, cast(Trainer, trainer), tiny_data(), ["cpu", "cpu"])
     return [message for message in messages if isinstance(message, Result)]
 
 
@@ -74,24 +85,26 @@ def reasons(results: list[Result]) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_setting_that_kills_its_worker_is_given_up_and_the_others_are_trained(
-    size: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("fault", "sign"), [("death", "SIGKILL"), ("memory", "ran out of memory: [enforce fail")]
+)
+def test_a_setting_that_takes_its_worker_down_is_given_up_and_the_others_are_trained(
+    fault: str, sign: str, size: int, tmp_path: Path
 ) -> None:
-    trainer = Pretending(tmp_path, deadly=2)
+    trainer = Pretending(tmp_path, fault)
     found = reasons(run(trainer, (JOBS[i : i + size] for i in range(0, 6, size))))
-    reason = found.pop(2)
-    assert "SIGKILL" in reason
-    assert found == dict.fromkeys((1, 3, 4, 5, 6), "only pretending")
+    assert sign in found.pop(2)
+    assert found == dict.fromkeys((1, 3, 4, 5, 6), f"by {workers.__file__}")
     assert trainer.attempts(2) == workers.ATTEMPTS
 
 
 def test_a_setting_whose_worker_died_once_is_trained_again(tmp_path: Path) -> None:
-    trainer = Pretending(tmp_path, deadly=2, mercy=1)
+    trainer = Pretending(tmp_path, "death", times=1)
     found = reasons(run(trainer, ([job] for job in JOBS)))
-    assert found == dict.fromkeys(range(1, 7), "only pretending")
+    assert found == dict.fromkeys(range(1, 7), f"by {workers.__file__}")
     assert trainer.attempts(2) == 2
 
 
 def test_an_exception_in_a_worker_is_shown_with_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*ZeroDivisionError: a fault"):
-        run(Pretending(tmp_path, faulty=3), ([job] for job in JOBS))
+        run(Pretending(tmp_path, "error"), ([job] for job in JOBS))

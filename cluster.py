@@ -34,7 +34,16 @@ import post
 from stacked import Job
 from training import Data, Result
 from utils import InputError, Split
-from workers import ATTEMPTS, POLL_SECONDS, Epoch, Retries, Trainer, letter, out_of_memory
+from workers import (
+    ATTEMPTS,
+    POLL_SECONDS,
+    Epoch,
+    Retries,
+    Trainer,
+    letter,
+    out_of_memory,
+    set_torch_up,
+)
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -68,8 +77,7 @@ def work(
     tell(number)
     try:
         _check(device, version)
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)  # as local workers do
+        set_torch_up()
         trainer.train(jobs, _data(arrays[0], device), tell)
     except InputError as error:
         tell(error)

@@ -158,6 +158,12 @@ def letter(message: object) -> bytes:
     return buffer.getvalue()
 
 
+def set_torch_up() -> None:
+    """Makes torch compute as all workers do, which rows depend on."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down
+
+
 def prepare() -> None:
     """Starts the process that workers are forked from; it imports torch while the data load."""
     context = _context()
@@ -317,8 +323,7 @@ def _work(driver: connection.Connection, trainer: Trainer, data_file: str, devic
     """The worker process: trains what comes through the pipe until it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down
+    set_torch_up()
 
     def tell(message: Result | Epoch | _OutOfMemory | str | None) -> None:
         driver.send_bytes(letter(message))

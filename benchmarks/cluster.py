@@ -32,6 +32,7 @@ from ray.cluster_utils import Cluster as Nodes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from costs import processor_seconds, stat
 from throughput import sample
 from throughput import workers as in_processes
 
@@ -169,13 +170,12 @@ def pretend(data_path: Path, mean: float, count: int) -> np.ndarray:
 
 def mailbox_seconds() -> float:
     """Returns the processor seconds of the one process that is a mailbox."""
-    (folder,) = (
-        path.parent
+    (process,) = (
+        path.parent.name
         for path in Path("/proc").glob("[0-9]*/cmdline")
         if b"::Mailbox" in path.read_bytes()
     )
-    user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return processor_seconds(stat(process))
 
 
 @contextlib.contextmanager

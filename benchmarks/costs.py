@@ -67,15 +67,24 @@ class Run(NamedTuple):
     peak: float
 
 
+def stat(process: int | str) -> list[str]:
+    """Returns the fields of a process's /proc/PID/stat behind its name; raises OSError if ended."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
+def processor_seconds(fields: Sequence[str]) -> float:
+    """Returns the processor time in such fields."""
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def processes(driver: int) -> Iterator[tuple[str, int]]:
     """Yields the role and the process id of the driver and all that came of it."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(stat(path.parent.name)[1])
         except OSError:  # it has ended
             continue
-        parents[int(path.parent.name)] = int(fields[1])
     yield "driver", driver
     for process, parent in parents.items():
         if parent == driver:

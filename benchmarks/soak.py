@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.costs import ROOT, processes
+from benchmarks.costs import ROOT, processes, processor_seconds, stat
 from options import run_script, whole
 
 GRID = (  # 73,728 settings
@@ -82,12 +82,12 @@ class Watch(threading.Thread):
             processor, megabytes, files = 0, {}, {}
             for role, process in processes(self.driver):
                 try:
-                    stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+                    fields = stat(process)
                     files[f"{role} {process}"] = len(os.listdir(f"/proc/{process}/fd"))
                 except OSError:  # it has ended
                     continue
-                processor += (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-                megabytes[f"{role} {process}"] = int(stat[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+                processor += processor_seconds(fields)
+                megabytes[f"{role} {process}"] = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
             seconds = time.perf_counter() - started
             self.samples.append(Sample(seconds, self.settings, processor, megabytes, files))
 

@@ -14,7 +14,12 @@ torch.set_num_threads(1)
 
 SIZES = {"train": 23, "valid": 9, "test": 11}
 AUDIO, VIDEO, TEXT, STEPS = 6, 5, 7, 4
+GRID = [
+    *("audio_hidden=3,4", "video_hidden=3,5", "text_hidden=6,8", "audio_dropout=0,0.2"),
+    *("video_dropout=0.1", "text_dropout=0,0.5", "rank=1,2,3", "batch_size=4,8"),
+]
 
+Options = dict[str, object]
 Arrays = dict[str, dict[str, np.ndarray]]  # [split][modality]
 MakeArrays = Callable[..., Arrays]
 WritePickle = Callable[..., Path]
@@ -74,3 +79,17 @@ def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for data_set in ("mosi", "iemocap", "pom"):
         pickled(folder, data_set, tiny_arrays(data_set))
     return folder
+
+
+@pytest.fixture
+def options(tmp_path: Path, data_path: Path) -> Options:
+    """A small search on tiny data."""
+    return {
+        "data_path": data_path,
+        "output_path": tmp_path / "results",
+        "model_path": tmp_path / "models",
+        "epochs": 3,
+        "settings": 5,
+        "grid": GRID,
+        "jobs": 1,
+    }

@@ -18,8 +18,9 @@ from typing import cast
 import pytest
 import test_workers
 import torch
+from conftest import Options
 from ray.cluster_utils import Cluster as Nodes
-from test_search import GRID, Options, command, refused, rows, words
+from test_search import command, refused, rows, words
 from test_workers import JOBS, SETTING, Pretending, reasons, tiny_data
 
 import cluster
@@ -40,16 +41,9 @@ CLIENT_PORT = 25456  # beyond those that Ray takes for each client
 
 
 @pytest.fixture
-def options(tmp_path: Path, data_path: Path) -> Options:
-    """A small search on tiny data."""
-    return {
-        "data_path": data_path,
-        "output_path": tmp_path / "results",
-        "model_path": tmp_path / "models",
-        "epochs": 3,
-        "settings": 5,
-        "grid": GRID,
-    }
+def options(options: Options) -> Options:
+    """A small search on tiny data, in as many tasks as there are cores."""
+    return {name: value for name, value in options.items() if name != "jobs"}
 
 
 def running(mark: str) -> list[str]:

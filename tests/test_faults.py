@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Options
 from drivers import PHASES, ROW, Answer, Drivers
 from filelock import FileLock
+from test_search import rows
 
 import train_mosi
 from model import LMF
 from records import Records
 from rows import Row
-from training import Setting
 from utils import InputError
 from workers import prepare
 
@@ -35,9 +36,6 @@ GRID = [
     *("audio_hidden=3", "video_hidden=3", "text_hidden=6", "audio_dropout=0,0.2"),
     *("text_dropout=0,0.5", "rank=1,2,3", "batch_size=8,16", "weight_decay=0"),
 ]
-
-Options = dict[str, object]
-Rows = dict[tuple[str, ...], dict[str, str]]  # by setting and seed, without the time they took
 
 
 def small(folder: Path, data_path: Path) -> Options:
@@ -58,20 +56,6 @@ def files(options: Options) -> tuple[Path, Path, Path]:
     """Returns where a search's CSV, JSON and model are."""
     stem = Path(str(options["output_path"])) / "results_mosi_1.csv"
     return stem, stem.with_suffix(".json"), Path(str(options["model_path"])) / "model_mosi_1.pt"
-
-
-def rows(path: Path) -> Rows:
-    """Returns a CSV's rows; none may be there twice, or wrong in itself."""
-    with path.open(newline="") as file:
-        listed = list(csv.DictReader(file, strict=True))
-    found = {}
-    for row in listed:
-        assert None not in row
-        assert None not in row.values()
-        del row["Seconds"]
-        found[(*(row[name] for name in Setting._fields), row["Seed"])] = row
-    assert len(found) == len(listed)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import pickled, tiny_arrays
+from conftest import GRID, Options, pickled, tiny_arrays
 
 import search
 import train_iemocap
@@ -29,28 +29,9 @@ from training import Setting
 from utils import InputError, load_mosi
 
 ROOT = Path(train_mosi.__file__).parent
-GRID = [
-    *("audio_hidden=3,4", "video_hidden=3,5", "text_hidden=6,8", "audio_dropout=0,0.2"),
-    *("video_dropout=0.1", "text_dropout=0,0.5", "rank=1,2,3", "batch_size=4,8"),
-]
 MAINS = {"mosi": train_mosi.main, "iemocap": train_iemocap.main, "pom": train_pom.main}
 
-Options = dict[str, object]
 Rows = dict[tuple[str, ...], dict[str, str]]  # by setting and seed, without the time they took
-
-
-@pytest.fixture
-def options(tmp_path: Path, data_path: Path) -> Options:
-    """A small search on tiny data."""
-    return {
-        "data_path": data_path,
-        "output_path": tmp_path / "results",
-        "model_path": tmp_path / "models",
-        "epochs": 3,
-        "settings": 5,
-        "grid": GRID,
-        "jobs": 1,
-    }
 
 
 def words(options: Options) -> list[str]:
@@ -68,14 +49,16 @@ def command(data_set: str, options: Options) -> list[str]:
 
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(file, strict=True))
 
 
 def rows(path: Path) -> Rows:
-    """Returns a CSV's rows; none may be there twice."""
+    """Returns a CSV's rows; none may be there twice, or wrong in itself."""
     listed = table(path)
     found = {}
     for row in listed:
+        assert None not in row
+        assert None not in row.values()
         del row["Seconds"]
         found[(*(row[name] for name in Setting._fields), row["Seed"])] = row
     assert len(found) == len(listed)

@@ -369,14 +369,14 @@ class _Graphs:
         self.position.zero_()
         if self.device.type == "cpu":
             for batch_size in batch_sizes:
-                self._advance(batch_size)
+                self.advance(batch_size)
             return
         if self.captured is None:  # the first epoch sets up what can't be set up in a capture
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for batch_size in batch_sizes:
-                    self._advance(batch_size)
+                    self.advance(batch_size)
             torch.cuda.current_stream().wait_stream(stream)
             self.captured = {}
             return
@@ -384,11 +384,12 @@ class _Graphs:
             if batch_size not in self.captured:
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph):
-                    self._advance(batch_size)
+                    self.advance(batch_size)
                 self.captured[batch_size] = graph
             self.captured[batch_size].replay()
 
-    def _advance(self, batch_size: int) -> None:
+    def advance(self, batch_size: int) -> None:
+        """Takes the next examples through a training step: what CUDA captures."""
         positions = self.position + torch.arange(batch_size, device=self.device)
         self.step(positions.expand(self.slots, batch_size))
         self.position.add_(batch_size)

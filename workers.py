@@ -159,7 +159,14 @@ def letter(message: object) -> bytes:
 
 
 def set_torch_up() -> None:
-    """Makes torch compute as all workers do, which rows depend on."""
+    """Makes torch compute as all workers do, which rows depend on.
+
+    Source:
+        torch's notes on TF32, on by default in cuDNN, and on nn.LSTM, which is deterministic on
+        CUDA with this workspace only.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-torch.set_num_threads(1)
+from workers import set_torch_up
+
+set_torch_up()
 
 SIZES = {"train": 23, "valid": 9, "test": 11}
 AUDIO, VIDEO, TEXT, STEPS = 6, 5, 7, 4

@@ -1,4 +1,5 @@
-# make train: a small search on MOSI; make test: all checks; make paper: the paper's tables.
+# make train: a small search on MOSI; make test: all checks; make gpu: what needs a
+# GPU; make paper: the paper's tables.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -7,7 +8,7 @@ SETTINGS ?= 300
 SEEDS ?= 5
 FLAGS ?=
 
-.PHONY: train test paper paper-mosi paper-pom paper-iemocap search-mosi rank-study clean
+.PHONY: train test gpu paper paper-mosi paper-pom paper-iemocap search-mosi rank-study clean
 
 train: $(VENV)/ready
 	@ls $(DATA)/*.pkl >/dev/null 2>&1 || $(PYTHON) data/prepare.py synthetic
@@ -18,6 +19,13 @@ test: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
 	$(PYTHON) -m pytest
+
+# What needs a GPU and a CUDA build of torch: the tests of its path, and the speed of training there.
+gpu: $(VENV)/ready-dev
+	$(PYTHON) -m pytest -m gpu
+	@ls $(DATA)/mosi.pkl >/dev/null 2>&1 || $(PYTHON) data/prepare.py synthetic mosi
+	$(PYTHON) benchmarks/throughput.py --cuda --settings 4608 --stack 1 4 16 64 256 \
+		--data_path $(DATA)
 
 # Training for the paper's tables, as far as the data are there, and the report.
 paper: $(VENV)/ready

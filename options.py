@@ -180,12 +180,18 @@ def read_options(
             "--cluster: expected Ray, which is not installed; "
             "python -m pip install -r requirements-cluster.txt"
         )
-    if read.cuda and not read.cluster and not torch.cuda.is_available():
+    if read.cuda and not read.cluster:
+        check_cuda()
+    return read
+
+
+def check_cuda() -> None:
+    """Raises InputError where torch can use no GPU."""
+    if not torch.cuda.is_available():
         raise InputError(
             "--cuda: expected a GPU that torch can use, found none; "
             "leave --cuda out, or install a CUDA build of torch and its driver"
         )
-    return read
 
 
 def _words(options: Mapping[str, object]) -> Iterator[str]:

@@ -12,7 +12,8 @@ Three ways train settings of the MOSI grid, for the same number of epochs each:
 
 The sample covers every batch size and text_hidden equally. The first two ways train its first part,
 since their time per setting does not depend on how many there are; the fast one trains all of it,
-since a search has enough settings of a size to train together. Starting the workers is not counted.
+since a search has enough settings of a size to train together, or with --stack K as many as fill a
+stack of each size. Starting the workers is not counted.
 
 Useful arithmetic is that of the LSTM's products over the words, each time that one stands in a
 text. Real texts repeat words, the synthetic ones don't: --data_path takes real ones.
@@ -39,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lstm import Words, leading_zero_frames
 from model import LMF
-from options import run_script, whole
+from options import check_cuda, run_script, whole
 from stacked import Job, default_slots
 from train_mosi import EXPERIMENT, GRID, loss
 from training import Data, Limits, Result, Setting, adam, model_config
@@ -165,9 +166,10 @@ def measure(options: argparse.Namespace, data: Data) -> tuple[dict[str, Measured
     }
     for stack in options.stack or [None]:
         name = "fast" if stack is None else f"fast, K = {stack}"
+        some = settings[: max(len(few), stack * len(SIZES))] if stack else settings
         ways[name] = (
-            settings,
-            lambda stack=stack: workers(settings, data, options.epochs, devices, stack),
+            some,
+            lambda some=some, stack=stack: workers(some, data, options.epochs, devices, stack),
         )
     measured = {}
     for name, (some, way) in ways.items():
@@ -213,6 +215,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measures, prints the table, and writes it as CSV."""
     options = parse()
+    if options.cuda:
+        check_cuda()
     prepare()
     train, valid, test, _ = load_mosi(options.data_path)
     data = Data(train, valid, test)

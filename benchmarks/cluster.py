@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import os
 import random
@@ -26,13 +25,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from ray.cluster_utils import Cluster as Nodes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from costs import processor_seconds, stat
+from costs import Cost, measure, parse_parts, processor_seconds, stat
 from throughput import sample
 from throughput import workers as in_processes
 
@@ -46,15 +46,6 @@ from train_mosi import EXPERIMENT
 from training import Data, Limits, Result, Setting, initial_model
 from utils import load_mosi
 from workers import Epoch, Trainer, chunks, prepare
-
-
-class Measure(NamedTuple):
-    """One row of the table."""
-
-    part: str
-    what: str
-    value: float
-    unit: str
 
 
 class Pretending(NamedTuple):
@@ -93,7 +84,7 @@ def cluster_of(nodes: int, cores: int) -> Iterator[None]:
         cluster.shutdown()
 
 
-def rate(options: argparse.Namespace) -> Iterator[Measure]:
+def rate(options: argparse.Namespace) -> Iterator[Cost]:
     """Yields settings per hour by the number of cores, on a cluster and in local processes."""
     train, valid, test, _ = load_mosi(options.data_path)
     data = Data(train, valid, test)
@@ -112,9 +103,9 @@ def rate(options: argparse.Namespace) -> Iterator[Measure]:
             list(cluster.train(iter(first), trainer, data))  # the workers import torch
             seconds = timed(cluster.train(work(settings), trainer, data), len(settings))
         hourly = 3600 * len(settings)
-        yield Measure("rate", f"nodes of one core: {cores}", hourly / seconds, "settings/h")
+        yield Cost("rate", f"nodes of one core: {cores}", hourly / seconds, "settings/h")
         seconds = in_processes(settings, data, options.epochs, ["cpu"] * cores, None)
-        yield Measure("rate", f"local processes: {cores}", hourly / seconds, "settings/h")
+        yield Cost("rate", f"local processes: {cores}", hourly / seconds, "settings/h")
 
 
 def timed(messages: Iterator[Result | Epoch | str | None], count: int) -> float:
@@ -124,7 +115,7 @@ def timed(messages: Iterator[Result | Epoch | str | None], count: int) -> float:
     return time.perf_counter() - started
 
 
-def driver(options: argparse.Namespace) -> Iterator[Measure]:
+def driver(options: argparse.Namespace) -> Iterator[Cost]:
     """Yields what a search's driver costs per setting, and how many it takes in a second."""
     with cluster_of(options.nodes, options.node_cores):
         for mean in options.means:
@@ -132,10 +123,10 @@ def driver(options: argparse.Namespace) -> Iterator[Measure]:
             what = f"{workers} workers, {mean:g} s each" if mean else f"{workers} workers, at once"
             count = options.answers if not mean else min(options.answers, int(30 * workers / mean))
             wall, own, mailbox = pretend(options.data_path, mean, count) * 1000 / (count - 1)
-            yield Measure("driver", f"{what}: between results", wall, "ms")
-            yield Measure("driver", f"{what}: driver per result", own, "ms")
-            yield Measure("driver", f"{what}: mailbox per result", mailbox, "ms")
-            yield Measure("driver", f"{what}: so they can take", 1000 / max(own, mailbox), "per s")
+            yield Cost("driver", f"{what}: between results", wall, "ms")
+            yield Cost("driver", f"{what}: driver per result", own, "ms")
+            yield Cost("driver", f"{what}: mailbox per result", mailbox, "ms")
+            yield Cost("driver", f"{what}: so they can take", 1000 / max(own, mailbox), "per s")
 
 
 def pretend(data_path: Path, mean: float, count: int) -> np.ndarray:
@@ -161,8 +152,8 @@ def pretend(data_path: Path, mean: float, count: int) -> np.ndarray:
         tempfile.TemporaryDirectory(prefix="cluster-") as folder,
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
-        swapped(search, "Trainer", lambda *_: Pretending(mean)),
-        swapped(Records, "add", timed_add),
+        patch.object(search, "Trainer", lambda *_: Pretending(mean)),
+        patch.object(Records, "add", timed_add),
     ):
         train_mosi.main(flags | {"output_path": folder, "model_path": folder})
     return times[1] - times[0]
@@ -178,13 +169,7 @@ def mailbox_seconds() -> float:
     return processor_seconds(stat(process))
 
 
-@contextlib.contextmanager
-def swapped(where: object, name: str, value: object) -> Iterator[None]:
-    """Puts another thing in a thing's place for a while."""
-    before = getattr(where, name)
-    setattr(where, name, value)
-    yield
-    setattr(where, name, before)
+WAYS = {"rate": rate, "driver": driver}
 
 
 def parse() -> argparse.Namespace:
@@ -193,8 +178,6 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = flags.add_argument
-    ways = ("rate", "driver")
-    add("parts", nargs="*", metavar="PART", help=f"of {' and '.join(ways)} (default: both)")
     add("--data_path", type=Path, default="data", help="folder of mosi.pkl (default: data)")
     add("--output_path", type=Path, default="results", help="folder for cluster.csv (results)")
     add("--cores", type=whole, nargs="+", default=[1, 2], help="of rate (1 2)")
@@ -204,26 +187,12 @@ def parse() -> argparse.Namespace:
     add("--node_cores", type=whole, default=4, help="of a node of driver (default: 4)")
     add("--means", type=float, nargs="+", default=[0.5, 0.1, 0], help="seconds to an answer")
     add("--answers", type=whole, default=5000, help="of driver, at most (default: 5000)")
-    options = flags.parse_args()
-    unknown = set(options.parts) - set(ways)
-    if unknown:
-        flags.error(f"expected parts from {', '.join(ways)}, got {', '.join(sorted(unknown))}")
-    return options
+    return parse_parts(flags, WAYS)
 
 
 def main() -> None:
     """Measures, prints the table, and writes it as CSV."""
-    options = parse()
-    path = options.output_path / "cluster.csv"
-    os.makedirs(path.parent, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Measure._fields)
-        for part in options.parts or ("rate", "driver"):
-            for one in {"rate": rate, "driver": driver}[part](options):
-                print(f"{one.part:6}  {one.what:44}  {one.value:9.2f} {one.unit}", flush=True)
-                writer.writerow([*one[:2], f"{one.value:.3f}", one.unit])
-    print(f"\nwritten to {path}")
+    measure(WAYS, parse(), "cluster.csv")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,6 @@ from options import run_script, whole
 from train_mosi import COLUMNS, GRID
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("start", "workers", "growth", "resume")
 LARGE = ("--grid", "text_hidden=256", "batch_size=128")  # of the grid, what takes most memory
 SMALL = ("--grid", "text_hidden=64", "batch_size=128")
 POLL_SECONDS = 0.1
@@ -49,6 +48,9 @@ class Cost(NamedTuple):
     what: str
     value: float
     unit: str
+
+
+Way = Callable[[argparse.Namespace], Iterator[Cost]]
 
 
 class Run(NamedTuple):
@@ -261,49 +263,53 @@ def append_rows(folder: Path, count: int) -> None:
                     return
 
 
+WAYS = {"start": start, "workers": workers, "growth": growth, "resume": resume}
+
+
 def parse() -> argparse.Namespace:
     """Returns the flags."""
     flags = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = flags.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     add("--data_path", type=Path, default="data", help="folder of mosi.pkl (default: data)")
     add("--output_path", type=Path, default="results", help="folder for costs.csv (results)")
     add("--jobs", type=whole, nargs="+", default=[1, 2, 4, 8], help="of workers (1 2 4 8)")
     add("--settings", type=whole, nargs="+", default=[50, 100, 200, 400], help="of growth")
     add("--rows", type=whole, default=1_000_000, help="of resume (default: 1000000)")
+    return parse_parts(flags, WAYS)
+
+
+def parse_parts(flags: argparse.ArgumentParser, ways: Iterable[str]) -> argparse.Namespace:
+    """Returns the flags and the parts that were asked for."""
+    known = ", ".join(ways)
+    flags.add_argument("parts", nargs="*", metavar="PART", help=f"of {known} (default: all)")
     options = flags.parse_args()
-    unknown = set(options.parts) - set(PARTS)
+    unknown = set(options.parts) - set(ways)
     if unknown:
-        flags.error(f"expected parts from {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+        flags.error(f"expected parts from {known}, got {', '.join(sorted(unknown))}")
     return options
 
 
-def measured(options: argparse.Namespace) -> Iterator[Cost]:
-    """Yields the costs of the parts that were asked for, printing each."""
-    ways = {"start": start, "workers": workers, "growth": growth, "resume": resume}
-    for part in options.parts or PARTS:
+def measure(ways: Mapping[str, Way], options: argparse.Namespace, name: str) -> None:
+    """Measures the parts that were asked for, prints each cost, and writes them as CSV."""
+    costs: list[Cost] = []
+    for part in options.parts or ways:
         for cost in ways[part](options):
             print(f"{cost.part:8}  {cost.what:52}  {cost.value:9.2f} {cost.unit}", flush=True)
-            yield cost
-
-
-def write(path: Path, costs: Sequence[Cost]) -> None:
-    """Writes the table as CSV."""
+            costs.append(cost)
+    path = options.output_path / name
     os.makedirs(path.parent, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Cost._fields)
         writer.writerows([*cost[:2], f"{cost.value:.3f}", cost.unit] for cost in costs)
+    print(f"\nwritten to {path}")
 
 
 def main() -> None:
     """Measures, prints the table, and writes it as CSV."""
-    options = parse()
-    path = options.output_path / "costs.csv"
-    write(path, list(measured(options)))
-    print(f"\nwritten to {path}")
+    measure(WAYS, parse(), "costs.csv")
 
 
 if __name__ == "__main__":

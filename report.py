@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-import figures
 from data.official import OFFICIAL
-from figures import table
-from options import run_script
-from paper import TITLES, Score, span, table_2
-from records import make_folder, write_atomically
-from runs import EXPERIMENTS, Run, find_results, read_history, read_run
-from search import describe
-from training import Setting
+from reporting import figures
+from reporting.figures import table
+from reporting.runs import EXPERIMENTS, Run, find_results, read_history, read_run
+from reporting.table2 import TITLES, Score, span, table_2
+from search.options import run_script
+from search.records import make_folder, write_atomically
+from search.search import describe
+from training.reference import Setting
 from utils import InputError
 
 UNITS = {

@@ -15,10 +15,10 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
-from options import parser, read_options, run_script
-from rows import Columns
-from search import Experiment, search
-from training import Data, Scored, Task
+from search.options import parser, read_options, run_script
+from search.search import Experiment, search
+from search.table import Columns
+from training.reference import Data, Scored, Task
 from utils import EMOTIONS, InputError, load_iemocap
 
 GRID = {

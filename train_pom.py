@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from options import parser, read_options, run_script
-from rows import Columns
-from search import Experiment, search
-from training import Scored, Task
+from search.options import parser, read_options, run_script
+from search.search import Experiment, search
+from search.table import Columns
+from training.reference import Scored, Task
 from utils import correlation, load_pom
 
 GRID = {

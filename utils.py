@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pickles import PickleError, UnsafePickle, load_pickle
+from data.pickles import PickleError, UnsafePickle, load_pickle
 
 EMOTIONS = ("happy", "sad", "angry", "neutral")
 SPLITS = ("train", "valid", "test")

@@ -32,20 +32,19 @@ from ray.cluster_utils import Cluster as Nodes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from costs import Cost, measure, parse_parts, processor_seconds, stat
-from throughput import sample
-from throughput import workers as in_processes
-
-import search
 import train_mosi
-from cluster import connected
-from options import run_script, whole
-from records import Records
-from stacked import Job, default_slots
+from benchmarks.costs import Cost, measure, parse_parts, processor_seconds, stat
+from benchmarks.throughput import sample
+from benchmarks.throughput import workers as in_processes
+from search import search
+from search.cluster import connected
+from search.options import run_script, whole
+from search.records import Records
+from search.workers import Epoch, Trainer, chunks, prepare
 from train_mosi import EXPERIMENT
-from training import Data, Limits, Result, Setting, initial_model
+from training.reference import Data, Limits, Result, Setting, initial_model
+from training.stacked import Job, default_slots
 from utils import load_mosi
-from workers import Epoch, Trainer, chunks, prepare
 
 
 class Pretending(NamedTuple):

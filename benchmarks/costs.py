@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from grid import Settings, shuffled
-from options import run_script, whole
+from search.grid import Settings, shuffled
+from search.options import run_script, whole
 from train_mosi import COLUMNS, GRID
 
 ROOT = Path(__file__).resolve().parent.parent

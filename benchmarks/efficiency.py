@@ -22,17 +22,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import figures
-from benchmarks.tfn import (
-    TFN,
-    lmf_fusion_parameters,
-    tensor_fusion,
-    tfn_fusion_parameters,
-)
-from figures import table
+from benchmarks.tfn import TFN, lmf_fusion_parameters, tensor_fusion, tfn_fusion_parameters
 from model import LMF, low_rank_fusion
-from options import run_script, whole
-from records import make_folder, write_atomically
+from reporting import figures
+from reporting.figures import table
+from search.options import run_script, whole
+from search.records import make_folder, write_atomically
 
 INPUT_DIMS = (74, 46, 300)  # MOSI's features of audio, video, text
 STEPS = 20  # words per example

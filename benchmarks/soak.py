@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.costs import ROOT, processes, processor_seconds, stat
-from options import run_script, whole
+from search.options import run_script, whole
 
 GRID = (  # 73,728 settings
     *("audio_hidden=2,3", "video_hidden=2,3", "text_hidden=4,6", "audio_dropout=0,0.1,0.2"),

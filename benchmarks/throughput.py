@@ -38,14 +38,14 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lstm import Words, leading_zero_frames
 from model import LMF
-from options import check_cuda, run_script, whole
-from stacked import Job, default_slots
+from search.options import check_cuda, run_script, whole
+from search.workers import Trainer, chunks, prepare, train_locally
 from train_mosi import EXPERIMENT, GRID, loss
-from training import Data, Limits, Result, Setting, adam, model_config
+from training.lstm import Words, leading_zero_frames
+from training.reference import Data, Limits, Result, Setting, adam, model_config
+from training.stacked import Job, default_slots
 from utils import Split, load_mosi
-from workers import Trainer, chunks, prepare, train_locally
 
 SIZES = [(batch, text) for text in GRID["text_hidden"] for batch in GRID["batch_size"]]
 COLUMNS = ("way", "device", "settings", "epochs", "seconds", "settings per hour", "times release",

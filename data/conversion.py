@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.formats import LAYOUTS, Found
 from data.inspection import MULT_EMOTIONS
-from data.layouts import LAYOUTS, Found
 from data.official import OFFICIAL, STEPS
 from utils import EMOTIONS, POM_SENTIMENT, SPLITS, InputError, padded_in_front
 

@@ -14,16 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.layouts import LAYOUTS, Found, Values
-from utils import (
-    EMOTIONS,
-    SPLITS,
-    InputError,
-    load_iemocap,
-    load_mosi,
-    load_pom,
-    padded_in_front,
-)
+from data.formats import LAYOUTS, Found, Values
+from utils import EMOTIONS, SPLITS, InputError, load_iemocap, load_mosi, load_pom, padded_in_front
 
 CHUNK = 2**24  # bytes that are looked at together
 MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")  # their order in MulT's labels (N, 4, 2)

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this is run a
 
 from data.conversion import convert, write_pickle
 from data.download import DeadLinkError, download, official_address
+from data.formats import read
 from data.inspection import as_json, inspect, table, try_loader
-from data.layouts import read
 from data.official import OFFICIAL
 from data.synthetic import CORPORA, synthetic
 from data.verification import verify
-from options import Parser, run_script
+from search.options import Parser, run_script
 from utils import InputError
 
 HERE = Path(__file__).resolve().parent

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from data.layouts import LAYOUTS, Found
+from data.formats import LAYOUTS, Found
 from utils import SPLITS, InputError
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from data.formats import LAYOUTS, SUFFIXES, read
 from data.inspection import try_loader, usability
-from data.layouts import LAYOUTS, SUFFIXES, read
 from data.official import OFFICIAL, Official
 from utils import InputError, checksum
 

@@ -114,7 +114,7 @@ def _phase(frame: FrameType | None) -> str:
 
 def _drive(options: dict[str, object], fuse: _Fuse, output: Path) -> None:
     """Is the driver: never returns."""
-    from options import run_script
+    from search.options import run_script
     from train_mosi import main
 
     os.setsid()
@@ -163,7 +163,7 @@ def _answer(request: str, folder: Path) -> Answer:
 def main() -> None:
     """Answers requests until there are no more."""
     import train_mosi  # noqa: F401
-    from workers import prepare
+    from search.workers import prepare
 
     prepare()
     forkserver.ensure_running = lambda: None  # drivers are not the parent that could look after it

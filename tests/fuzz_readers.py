@@ -30,8 +30,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this is also run as a script
 
 from data import hdf5
+from data.formats import read
 from data.inspection import as_json, inspect, table
-from data.layouts import read
 from tests.python2 import Python2Pickler
 from utils import InputError
 

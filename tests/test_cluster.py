@@ -23,20 +23,20 @@ from ray.cluster_utils import Cluster as Nodes
 from test_search import command, refused, rows, words
 from test_workers import JOBS, SETTING, Pretending, reasons, tiny_data
 
-import cluster
-import post
 import train_mosi
-import workers
-from cluster import Cluster, connected
-from training import Result
+from search import cluster, workers
+from search import mailbox as post
+from search.cluster import Cluster, connected
+from search.workers import Trainer
+from training.reference import Result
+from training.stacked import Job
 from utils import InputError
-from workers import Job, Trainer
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:unclosed file .*/session_:ResourceWarning"),  # Ray's logs
 ]
-ROOT = Path(cluster.__file__).parent
+ROOT = Path(train_mosi.__file__).parent
 CLIENT_PORT = 25456  # beyond those that Ray takes for each client
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks import efficiency
-from figures import slope
 from model import LMF, low_rank_fusion
+from reporting.figures import slope
 
 
 def test_paper_numbers_are_those_of_table_3() -> None:

@@ -24,10 +24,10 @@ from test_search import rows
 
 import train_mosi
 from model import LMF
-from records import Records
-from rows import Row
+from search.records import Records
+from search.table import Row
+from search.workers import prepare
 from utils import InputError
-from workers import prepare
 
 KILLS = 50
 INTERRUPTS = 20

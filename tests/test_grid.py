@@ -11,9 +11,9 @@ import pytest
 import train_iemocap
 import train_mosi
 import train_pom
-from grid import Grid, Settings, narrow, parse_value, read_hyperparams, shuffled
-from options import HYPERPARAMS_FILE
-from training import Setting
+from search.grid import Grid, Settings, narrow, parse_value, read_hyperparams, shuffled
+from search.options import HYPERPARAMS_FILE
+from training.reference import Setting
 from utils import InputError, total
 
 SMALL = {name: [1.0] for name in Setting._fields} | {

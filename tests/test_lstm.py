@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layout import Layout, Sizes, adam_wide, padded, sizes
-from lstm import Text, Words, leading_zero_frames, lstm_backward, lstm_forward
-from training import Setting, initial_model
+from training.lstm import Text, Words, leading_zero_frames, lstm_backward, lstm_forward
+from training.parameters import Layout, Sizes, adam_wide, padded, sizes
+from training.reference import Setting, initial_model
 
 BATCH, STEPS, FEATURES, WIDTH = 7, 5, 9, 6
 NO_PADDING = [0] * BATCH

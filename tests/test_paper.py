@@ -18,9 +18,9 @@ from written_results import (
     write_results,
 )
 
-import paper
 from data.official import OFFICIAL
-from runs import read_run
+from reporting import table2 as paper
+from reporting.runs import read_run
 from train_pom import TRAITS
 
 TABLE_2 = """

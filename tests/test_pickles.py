@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from fuzz_readers import run_cases
 
-from data.layouts import read
-from pickles import PickleError, UnsafePickle, load_pickle
+from data.formats import read
+from data.pickles import PickleError, UnsafePickle, load_pickle
 from utils import InputError
 
 

@@ -20,9 +20,9 @@ import train_iemocap
 import train_mosi
 import train_pom
 from model import LMF
-from records import Provenance, Records, write_atomically
-from rows import Columns, Row
-from training import Result, Setting, failed, initial_model, model_config
+from search.records import Provenance, Records, write_atomically
+from search.table import Columns, Row
+from training.reference import Result, Setting, failed, initial_model, model_config
 from utils import InputError
 
 HYPERPARAMETERS = (

@@ -21,11 +21,11 @@ from written_results import (
 
 import report
 from data.official import OFFICIAL
-from grid import narrow
-from options import run_script
-from runs import Run, read_history, read_run
+from reporting.runs import Run, read_history, read_run
+from search.grid import narrow
+from search.options import run_script
 from train_mosi import GRID
-from training import Setting
+from training.reference import Setting
 from utils import InputError
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from test_records import SETTING, a_run, add, ranks, read, records, refusal, result, saved_rank
 
-from rows import Leaderboard, Row, Table
-from training import Setting
+from search.table import Leaderboard, Row, Table
+from training.reference import Setting
 
 
 @pytest.mark.parametrize("torn", [1, 20, 60])

@@ -19,13 +19,13 @@ import pytest
 import torch
 from conftest import GRID, Options, pickled, tiny_arrays
 
-import search
 import train_iemocap
 import train_mosi
 import train_pom
 from model import LMF
-from options import run_script
-from training import Setting
+from search import search
+from search.options import run_script
+from training.reference import Setting
 from utils import InputError, load_mosi
 
 ROOT = Path(train_mosi.__file__).parent

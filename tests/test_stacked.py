@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_leaves
 import train_iemocap
 import train_mosi
 import train_pom
-from layout import Sizes, sizes
-from lstm import Words
-from stacked import Job, Stack, fit_stacked
-from training import Data, Limits, Result, Setting, Task, fit, initial_model
+from search.workers import chunks
+from training.lstm import Words
+from training.parameters import Sizes, sizes
+from training.reference import Data, Limits, Result, Setting, Task, fit, initial_model
+from training.stacked import Job, Stack, fit_stacked
 from utils import Split
-from workers import chunks
 
 AUDIO, VIDEO, TEXT, STEPS = 7, 5, 9, 6
 EXPERIMENTS = {

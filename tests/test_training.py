@@ -16,8 +16,8 @@ from torch import Tensor
 import train_iemocap
 import train_mosi
 import train_pom
-import training
-from training import (
+from training import reference as training
+from training.reference import (
     Data,
     EarlyStopping,
     Limits,

@@ -13,10 +13,11 @@ import pytest
 import torch
 from conftest import tiny_arrays
 
-import workers
-from training import Data, Result, Setting, failed
+from search import workers
+from search.workers import Epoch, Trainer, train_locally
+from training.reference import Data, Result, Setting, failed
+from training.stacked import Job
 from utils import Split
-from workers import Epoch, Job, Trainer, train_locally
 
 SETTING = Setting(3, 3, 4, 0.0, 0.0, 0.0, 0.001, 0.001, 1, 4, 0.0)
 JOBS = [(SETTING._replace(rank=rank), 0) for rank in range(1, 7)]

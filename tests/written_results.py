@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runs import EXPERIMENTS
-from training import Setting
+from reporting.runs import EXPERIMENTS
+from training.reference import Setting
 
 SETTING = Setting(4, 8, 64, 0.1, 0.2, 0.3, 0.001, 0.003, 4, 32, 0.01)
 

@@ -15,10 +15,10 @@ import torch
 import train_iemocap
 import train_mosi
 import train_pom
-from records import Provenance
-from rows import Columns, first_line, read_header, read_table
-from search import Experiment
-from training import Setting
+from search.records import Provenance
+from search.search import Experiment
+from search.table import Columns, first_line, read_header, read_table
+from training.reference import Setting
 from utils import EMOTIONS, InputError
 
 EXPERIMENTS = {

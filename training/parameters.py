@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import Setting
+from training.reference import Setting
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 LINE = 16  # floats of a cache line: rows that begin on one are multiplied alike at any place

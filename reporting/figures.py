@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from records import write_atomically
+from search.records import write_atomically
 
 DARK, LIGHT = "#12476d", "#e08e2b"
 STYLES = (

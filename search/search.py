@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cluster import connected
-from grid import Grid, Settings, narrow, read_hyperparams, shuffled
-from layout import Sizes
-from records import Provenance, Records
-from rows import Columns, Leaderboard, Table
-from stacked import Job, default_slots
-from training import Data, Limits, Result, Setting, Task, model_config
+from search.cluster import connected
+from search.grid import Grid, Settings, narrow, read_hyperparams, shuffled
+from search.records import Provenance, Records
+from search.table import Columns, Leaderboard, Table
+from search.workers import Epoch, Trainer, chunks, prepare, train_locally
+from training.parameters import Sizes
+from training.reference import Data, Limits, Result, Setting, Task, model_config
+from training.stacked import Job, default_slots
 from utils import InputError, Splits, checksum
-from workers import Epoch, Trainer, chunks, prepare, train_locally
 
 
 class Experiment(NamedTuple):

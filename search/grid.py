@@ -9,7 +9,7 @@ from typing import get_type_hints
 
 import numpy as np
 
-from training import Setting
+from training.reference import Setting
 from utils import InputError, total
 
 Grid = Mapping[str, Sequence[float]]

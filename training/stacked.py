@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.adam import adam
 
-from layout import BETA_1, BETA_2, EPSILON, Layout, Sizes, adam_wide, padded, sizes
-from lstm import Text, Words, skipping_pays
-from training import (
+from training.lstm import Text, Words, skipping_pays
+from training.parameters import BETA_1, BETA_2, EPSILON, Layout, Sizes, adam_wide, padded, sizes
+from training.reference import (
     Data,
     EarlyStopping,
     Limits,

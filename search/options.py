@@ -14,7 +14,7 @@ import torch
 
 from utils import InputError
 
-HYPERPARAMS_FILE = Path(__file__).with_name("hyperparams.txt")
+HYPERPARAMS_FILE = Path(__file__).parent.parent / "hyperparams.txt"
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from grid import parse_value
-from rows import STATUSES, Columns, Row, Table, read_header, read_table
-from training import Result, Setting
+from search.grid import parse_value
+from search.table import STATUSES, Columns, Row, Table, read_header, read_table
+from training.reference import Result, Setting
 from utils import InputError
 
 _LONGEST_LINE = 2**16  # bytes

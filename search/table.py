@@ -15,8 +15,8 @@ from typing import NamedTuple, NoReturn, TextIO, TypeVar
 
 import numpy as np
 
-from grid import parse_value
-from training import Setting
+from search.grid import parse_value
+from training.reference import Setting
 from utils import InputError
 
 RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")

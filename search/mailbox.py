@@ -49,7 +49,7 @@ def work(
     version: str,
 ) -> str | None:
     """The task: see `cluster.work`."""
-    import cluster
+    from search import cluster
 
     jobs_, trainer_ = pickle.loads(jobs), pickle.loads(trainer)
     return cluster.work(number, jobs_, trainer_, arrays, mailbox, device, version)

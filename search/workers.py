@@ -21,9 +21,9 @@ from typing import IO, NamedTuple, Protocol
 
 import torch
 
-from layout import Sizes, sizes
-from stacked import Job, fit_stacked
-from training import Data, Limits, Result, Setting, Task, failed, fit
+from training.parameters import Sizes, sizes
+from training.reference import Data, Limits, Result, Setting, Task, failed, fit
+from training.stacked import Job, fit_stacked
 from utils import InputError, Split
 
 ATTEMPTS = 3  # how often a setting may take its worker down before it is given up
@@ -175,7 +175,7 @@ def prepare() -> None:
     """Starts the process that workers are forked from; it imports torch while the data load."""
     context = _context()
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["workers", "sklearn.metrics"])
+        context.set_forkserver_preload(["search.workers", "sklearn.metrics"])
         resource_tracker.ensure_running()  # here, as it lets Ctrl-C through when it is started
         with _holding_interrupts_back():
             forkserver.ensure_running()

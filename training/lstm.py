@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layout import padded
+from training.parameters import padded
 
 
 class Trace(NamedTuple):

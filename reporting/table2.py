@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from figures import Row, table
-from runs import Run
-from search import Experiment
+from reporting.figures import Row, table
+from reporting.runs import Run
+from search.search import Experiment
 from train_pom import TRAITS
-from training import Data, Scored
+from training.reference import Data, Scored
 from utils import EMOTIONS, checksum
 
 # Paper, table 2, by model: the scores in the order of SCORES.

@@ -30,11 +30,8 @@ from typing import TYPE_CHECKING
 import joblib
 import torch
 
-import post
-from stacked import Job
-from training import Data, Result
-from utils import InputError, Split
-from workers import (
+from search import mailbox as posting
+from search.workers import (
     ATTEMPTS,
     POLL_SECONDS,
     Epoch,
@@ -44,6 +41,9 @@ from workers import (
     out_of_memory,
     set_torch_up,
 )
+from training.reference import Data, Result
+from training.stacked import Job
+from utils import InputError, Split
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -161,8 +161,11 @@ def _connect(address: str, cuda: bool, jobs: int | None, folder: Path) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it leaves one in ~
     scripts = folder / "scripts"
     scripts.mkdir()
-    for path in Path(__file__).parent.glob("*.py"):
-        shutil.copy(path, scripts)
+    root = Path(__file__).parent.parent
+    for path in (*root.glob("*.py"), *root.glob("[!.]*/*.py")):
+        copy = scripts / path.relative_to(root)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
     try:
         _reach(address)
         ray.init(
@@ -261,8 +264,8 @@ class Cluster:
         """
         ray = self.ray
         needs = {"num_cpus": 0, "num_gpus": 1} if self.device == "cuda" else {"num_cpus": 1}
-        task = ray.remote(max_retries=0, **needs)(post.work)
-        actor = ray.remote(num_cpus=0, resources=_HEAD, max_concurrency=_MANY)(post.Mailbox)
+        task = ray.remote(max_retries=0, **needs)(posting.work)
+        actor = ray.remote(num_cpus=0, resources=_HEAD, max_concurrency=_MANY)(posting.Mailbox)
         mailbox = None
         try:
             mailbox = actor.remote()

@@ -1,0 +1,1 @@
+"""The data sets' facts and files; the pickles lie here too."""

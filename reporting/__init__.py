@@ -1,0 +1,1 @@
+"""Runs read back, beside the paper's numbers."""

@@ -1,0 +1,1 @@
+"""Which settings are trained, where, and what is kept of them."""

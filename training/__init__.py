@@ -1,0 +1,1 @@
+"""One setting, from its hyperparameters to its result."""

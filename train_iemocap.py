@@ -15,10 +15,11 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
+from search.columns import Columns
+from search.experiment import Experiment
 from search.options import parser, read_options, run_script
-from search.search import Experiment, search
-from search.table import Columns
-from training.reference import Data, Scored, Task
+from search.search import search
+from training.result import Data, Scored, Task
 from utils import EMOTIONS, InputError, load_iemocap
 
 GRID = {

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from search.columns import Columns
+from search.experiment import Experiment
 from search.options import parser, read_options, run_script
-from search.search import Experiment, search
-from search.table import Columns
-from training.reference import Scored, Task
+from search.search import search
+from training.result import Scored, Task
 from utils import correlation, load_pom
 
 GRID = {

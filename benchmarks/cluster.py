@@ -32,17 +32,21 @@ from ray.cluster_utils import Cluster as Nodes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+
 import train_mosi
 from benchmarks.costs import Cost, measure, parse_parts, processor_seconds, stat
 from benchmarks.throughput import sample
 from benchmarks.throughput import workers as in_processes
 from search import search
 from search.cluster import connected
+from search.jobs import Epoch, Trainer, chunks
 from search.options import run_script, whole
 from search.records import Records
-from search.workers import Epoch, Trainer, chunks, prepare
+from search.workers import prepare
 from train_mosi import EXPERIMENT
-from training.reference import Data, Limits, Result, Setting, initial_model
+from training.reference import initial_model
+from training.result import Data, Limits, Result
+from training.setting import Setting
 from training.stacked import Job, default_slots
 from utils import load_mosi
 

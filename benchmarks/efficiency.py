@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+
 from benchmarks.tfn import TFN, lmf_fusion_parameters, tensor_fusion, tfn_fusion_parameters
 from model import LMF, low_rank_fusion
 from reporting import figures

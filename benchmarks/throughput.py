@@ -39,11 +39,14 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model import LMF
+from search.jobs import Trainer, chunks
 from search.options import check_cuda, run_script, whole
-from search.workers import Trainer, chunks, prepare, train_locally
+from search.workers import prepare, train_locally
 from train_mosi import EXPERIMENT, GRID, loss
 from training.lstm import Words, leading_zero_frames
-from training.reference import Data, Limits, Result, Setting, adam, model_config
+from training.reference import adam
+from training.result import Data, Limits, Result
+from training.setting import Setting, model_config
 from training.stacked import Job, default_slots
 from utils import Split, load_mosi
 

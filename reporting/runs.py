@@ -15,10 +15,11 @@ import torch
 import train_iemocap
 import train_mosi
 import train_pom
+from search.columns import Columns
+from search.experiment import Experiment
 from search.records import Provenance
-from search.search import Experiment
-from search.table import Columns, first_line, read_header, read_table
-from training.reference import Setting
+from search.table import first_line, read_header, read_table
+from training.setting import Setting
 from utils import EMOTIONS, InputError
 
 EXPERIMENTS = {

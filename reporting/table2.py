@@ -17,9 +17,9 @@ import torch
 
 from reporting.figures import Row, table
 from reporting.runs import Run
-from search.search import Experiment
+from search.experiment import Experiment
 from train_pom import TRAITS
-from training.reference import Data, Scored
+from training.result import Data, Scored
 from utils import EMOTIONS, checksum
 
 # Paper, table 2, by model: the scores in the order of SCORES.

@@ -31,7 +31,7 @@ import joblib
 import torch
 
 from search import mailbox as posting
-from search.workers import (
+from search.jobs import (
     ATTEMPTS,
     POLL_SECONDS,
     Epoch,
@@ -41,7 +41,7 @@ from search.workers import (
     out_of_memory,
     set_torch_up,
 )
-from training.reference import Data, Result
+from training.result import Data, Result
 from training.stacked import Job
 from utils import InputError, Split
 

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from search.grid import parse_value
-from search.table import STATUSES, Columns, Row, Table, read_header, read_table
-from training.reference import Result, Setting
+from search.columns import STATUSES, Columns
+from search.leaderboard import Row
+from search.table import Table, read_header, read_table
+from training.result import Result
+from training.setting import Setting, parse_value
 from utils import InputError
 
 _LONGEST_LINE = 2**16  # bytes

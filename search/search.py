@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -20,66 +19,19 @@ import torch
 from tqdm import tqdm
 
 from search.cluster import connected
-from search.grid import Grid, Settings, narrow, read_hyperparams, shuffled
+from search.experiment import Experiment, Plan
+from search.grid import Settings, narrow
+from search.hyperparams import read_hyperparams
+from search.jobs import Epoch, Trainer, chunks
+from search.leaderboard import Leaderboard
 from search.records import Provenance, Records
-from search.table import Columns, Leaderboard, Table
-from search.workers import Epoch, Trainer, chunks, prepare, train_locally
+from search.table import Table
+from search.workers import prepare, train_locally
 from training.parameters import Sizes
-from training.reference import Data, Limits, Result, Setting, Task, model_config
+from training.result import Data, Limits, Result
+from training.setting import Setting, describe, model_config
 from training.stacked import Job, default_slots
-from utils import InputError, Splits, checksum
-
-
-class Experiment(NamedTuple):
-    """What sets one data set's search apart.
-
-    Attributes:
-        name: Of the data set: that of its pickle, and of its table in hyperparams.txt.
-        grid: The released search space.
-        columns: Of the CSV.
-        load: The loader, given the options and IEMOCAP's emotion.
-        task: The loss and the scores, given the data.
-    """
-
-    name: str
-    grid: Grid
-    columns: Columns
-    load: Callable[[argparse.Namespace, str | None], Splits]
-    task: Callable[[Data], Task]
-
-
-class Plan(NamedTuple):
-    """What a command is to train.
-
-    Attributes:
-        settings: All that there are.
-        count: How many of them, the first ones in the search's order.
-        in_order: Whether that is the order in which they stand; else a random one of the seed.
-        names: What single settings are called in hyperparams.txt.
-    """
-
-    settings: Settings | list[Setting]
-    count: int
-    in_order: bool
-    names: dict[Setting, str]
-
-    def positions(self, seed: int) -> Iterator[np.ndarray]:
-        """Yields the positions of the settings to train, in blocks."""
-        left = self.count
-        everything = [np.arange(self.count)]
-        for block in everything if self.in_order else shuffled(len(self.settings), seed):
-            yield block[:left]
-            left -= len(block)
-            if left <= 0:
-                return
-
-    def find(self, table: Table) -> np.ndarray:
-        """Returns the positions of a table's settings: (rows,), negative for those not planned."""
-        if isinstance(self.settings, Settings):
-            return self.settings.positions(table.values, table.places)
-        position = {setting: i for i, setting in enumerate(self.settings)}
-        found = [position.get(setting, -1) for setting, *_ in table.rows()]
-        return np.array(found, dtype=np.int64)
+from utils import InputError, checksum
 
 
 def search(experiment: Experiment, options: argparse.Namespace, emotion: str | None = None) -> Path:
@@ -337,13 +289,6 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-def describe(setting: Setting, seed: int | None = None) -> str:
-    """Returns a setting in one line, as --grid takes it."""
-    pairs = zip(Setting._fields, setting.texts(), strict=True)
-    words = [f"{name}={text}" for name, text in pairs]
-    return " ".join(words if seed is None else [*words, f"seed={seed}"])
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import heapq
 import math
-import statistics
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,44 +13,13 @@ from typing import NamedTuple, NoReturn, TextIO, TypeVar
 
 import numpy as np
 
-from search.grid import parse_value
-from training.reference import Setting
+from search.columns import STATUSES, Columns
+from training.setting import Setting, parse_value
 from utils import InputError
 
-RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")
-STATUSES = {"ok": True, "diverged": False, "failed": False}  # whether there are scores
 _ENCODING = "utf-8-sig"  # a spreadsheet may have put a byte order mark in front
 _BLOCK = 256  # rows that are parsed at a time: more fall out of the processor's cache
 Parsed = TypeVar("Parsed")
-
-
-class Columns(NamedTuple):
-    """The columns of a data set's CSV after the hyperparameters.
-
-    Attributes:
-        valid_loss: The validation loss, by which settings are ranked.
-        release: The release's other columns, in its order.
-        own: Scores that the release doesn't have.
-        headline: The one test score that is shown for a setting.
-    """
-
-    valid_loss: str
-    release: tuple[str, ...]
-    own: tuple[str, ...]
-    headline: str
-
-    def all(self) -> list[str]:
-        """Returns every column of the file, in order."""
-        return [*Setting._fields, self.valid_loss, *self.release, *RUN_COLUMNS, *self.own]
-
-
-class Row(NamedTuple):
-    """What a search reads back of one row."""
-
-    setting: Setting
-    seed: int
-    valid_loss: float  # NaN unless the status is ok
-    test_score: float
 
 
 class Table(NamedTuple):
@@ -91,57 +58,6 @@ class Table(NamedTuple):
         if math.prod(sizes) < 2**63:
             return np.asarray(np.ravel_multi_index(tuple(self.places), sizes))
         return np.unique(self.places, axis=1, return_inverse=True)[1].reshape(-1)
-
-
-class Standing(NamedTuple):
-    """A setting's place on the leaderboard; settings compare by their mean validation loss."""
-
-    mean_valid_loss: float  # infinite if a seed diverged
-    setting: Setting
-    valid_losses: tuple[float, ...]
-    test_scores: tuple[float, ...]
-
-
-class Leaderboard:
-    """The best settings by mean validation loss over their seeds; test scores don't count."""
-
-    def __init__(self, seeds: int = 1, size: int = 5) -> None:
-        self.seeds, self.size = seeds, size
-        self._best: list[Standing] = []
-        self._unfinished: dict[Setting, list[Row]] = {}
-
-    def add(self, row: Row) -> None:
-        """Takes in one finished training."""
-        rows = self._unfinished.setdefault(row.setting, [])
-        rows.append(row)
-        if len(rows) >= self.seeds:
-            self._best = heapq.nsmallest(self.size, [*self._best, self._standing(row.setting)])
-            del self._unfinished[row.setting]
-
-    def add_all(self, table: Table) -> None:
-        """Takes in a table of validation losses and test scores: of a million rows, a few."""
-        if not len(table.seeds):
-            return
-        _, place, seeds = np.unique(table.numbers(), return_inverse=True, return_counts=True)
-        losses = np.where(np.isnan(table.scores[0]), math.inf, table.scores[0])
-        means = np.bincount(place, losses) / seeds
-        finished = seeds >= self.seeds
-        ranked = np.sort(means[finished])
-        last = ranked[self.size - 1] if len(ranked) >= self.size else math.inf
-        contend = ~finished | (means <= last + abs(last) * 1e-9)  # summed in another order
-        for setting, seed, (valid_loss, test_score) in table.where(contend[place]).rows():
-            self.add(Row(setting, seed, valid_loss, test_score))
-
-    def best(self) -> list[Standing]:
-        """Returns the best settings, the best first, those with seeds still to come included."""
-        standings = [*self._best, *map(self._standing, self._unfinished)]
-        return heapq.nsmallest(self.size, standings)
-
-    def _standing(self, setting: Setting) -> Standing:
-        rows = sorted(self._unfinished[setting], key=lambda row: row.seed)
-        losses = tuple(row.valid_loss for row in rows)
-        mean = math.inf if any(map(math.isnan, losses)) else statistics.fmean(losses)
-        return Standing(mean, setting, losses, tuple(row.test_score for row in rows))
 
 
 def first_line(path: Path) -> list[str]:

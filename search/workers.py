@@ -3,172 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import copyreg
-import io
 import multiprocessing
 import os
-import pickle
 import signal
 import tempfile
 import threading
 import traceback
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
 from multiprocessing import connection, forkserver, parent_process, reduction, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import IO, NamedTuple, Protocol
 
 import torch
 
-from training.parameters import Sizes, sizes
-from training.reference import Data, Limits, Result, Setting, Task, failed, fit
-from training.stacked import Job, fit_stacked
+from search.jobs import POLL_SECONDS, Epoch, Retries, Trainer, letter, out_of_memory, set_torch_up
+from training.result import Data, Result
+from training.stacked import Job
 from utils import InputError, Split
-
-ATTEMPTS = 3  # how often a setting may take its worker down before it is given up
-_NO_MEMORY = (  # of the errors for which torch has no class
-    "DefaultCPUAllocator: can't allocate memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-_CHUNK_STACKS = 4  # how many stacks' worth of settings a worker is given at once
-_DRAWN_AHEAD = 24  # chunks' worth of settings that are drawn to sort them by size
-POLL_SECONDS = 0.2  # how long the driver may be deaf to Ctrl-C
-
-
-class Epoch(NamedTuple):
-    """One epoch's losses, told while a setting trains."""
-
-    setting: Setting
-    seed: int
-    epoch: int
-    train_loss: float
-    valid_loss: float
-
-
-class Trainer(NamedTuple):
-    """What a worker needs to know beside its jobs and the data."""
-
-    task: Task
-    limits: Limits
-    stack: int | None  # how many settings train together; None: by size; 1: the reference path
-    verbose: bool
-
-    def train(
-        self, jobs: Sequence[Job], data: Data, tell: Callable[[Result | Epoch], None]
-    ) -> None:
-        """Trains the jobs, telling each result as soon as it is there."""
-
-        def on_epoch(setting: Setting, seed: int, epoch: int, train: float, valid: float) -> None:
-            tell(Epoch(setting, seed, epoch, train, valid))
-
-        listener = on_epoch if self.verbose else None
-        if self.stack == 1:
-            for setting, seed in jobs:
-                one = partial(listener, setting, seed) if listener else None
-                tell(fit(setting, seed, data, self.task, self.limits, on_epoch=one))
-            return
-        for result in fit_stacked(
-            jobs, data, self.task, self.limits, slots=self.stack, on_epoch=listener
-        ):
-            tell(result)
-
-
-def chunks(
-    jobs: Iterator[Job],
-    count: int,
-    workers: Callable[[], int],
-    stack: Callable[[Sizes], int],
-) -> Iterator[list[Job]]:
-    """Yields the jobs in chunks of settings that can train together, drawing few in advance.
-
-    Args:
-        jobs: What there is to train; only what the chunks need is drawn.
-        count: How many jobs there are.
-        workers: How many workers share them now; the last chunks are smaller, to end together.
-        stack: How many settings of a size train together.
-    """
-    waiting: dict[Sizes, list[Job]] = {}
-    drawn = 0
-    while True:
-        fullest = max(waiting, key=lambda size: len(waiting[size]), default=None)
-        enough = 1 if fullest is None else _CHUNK_STACKS * stack(fullest)
-        shares = 2 * max(1, workers())
-        most = max(1, min(enough, (count + shares - 1) // shares))
-        if drawn < _DRAWN_AHEAD * most and (fullest is None or len(waiting[fullest]) < most):
-            job = next(jobs, None)
-            if job:
-                waiting.setdefault(sizes(job[0]), []).append(job)
-                drawn += 1
-                continue
-        if fullest is None:
-            return
-        chunk = waiting[fullest][:most]
-        del waiting[fullest][:most]
-        if not waiting[fullest]:
-            del waiting[fullest]
-        drawn -= len(chunk)
-        count -= len(chunk)
-        yield chunk
-
-
-class Retries:
-    """The jobs whose workers died: each is trained again alone, up to a bound."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.deaths: Counter[Job] = Counter()
-
-    def next_of(self, chunks: Iterator[list[Job]]) -> list[Job] | None:
-        """Returns what a worker is to train next, if there is anything."""
-        return [self.jobs.pop()] if self.jobs else next(chunks, None)
-
-    def bury(self, jobs: Sequence[Job], reason: str) -> Iterator[Result]:
-        """Decides what becomes of a dead worker's jobs; yields those that are given up."""
-        for job in jobs:
-            self.deaths[job] += 1
-            if self.deaths[job] >= ATTEMPTS:
-                yield failed(*job, f"{reason}, {ATTEMPTS} times")
-            else:
-                self.jobs.append(job)
-
-
-def out_of_memory(error: BaseException) -> str | None:
-    """Returns why a worker counts as dead if memory ran out, None if the error is another."""
-    text = str(error)
-    kind = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if kind or (isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)):
-        return f"its worker ran out of memory: {text.partition(chr(10))[0]}"
-    return None
-
-
-class _Pickler(pickle.Pickler):
-    """Writes tensors as arrays: by value, and at a tenth of the time of torch's own way."""
-
-    dispatch_table = copyreg.dispatch_table | {
-        torch.Tensor: lambda tensor: (torch.from_numpy, (tensor.numpy(),))
-    }
-
-
-def letter(message: object) -> bytes:
-    """Returns a message, as workers send it, for `pickle.loads`."""
-    buffer = io.BytesIO()
-    _Pickler(buffer).dump(message)
-    return buffer.getvalue()
-
-
-def set_torch_up() -> None:
-    """Makes torch compute as all workers do, which rows depend on.
-
-    Source:
-        torch's notes on TF32, on by default in cuDNN, and on nn.LSTM, which is deterministic on
-        CUDA with this workspace only.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down
 
 
 def prepare() -> None:

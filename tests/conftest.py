@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.workers import set_torch_up
+from search.jobs import set_torch_up
 
 set_torch_up()
 

@@ -24,11 +24,10 @@ from test_search import command, refused, rows, words
 from test_workers import JOBS, SETTING, Pretending, reasons, tiny_data
 
 import train_mosi
-from search import cluster, workers
-from search import mailbox as post
+from search import cluster, jobs, mailbox
 from search.cluster import Cluster, connected
-from search.workers import Trainer
-from training.reference import Result
+from search.jobs import Trainer
+from training.result import Result
 from training.stacked import Job
 from utils import InputError
 
@@ -217,7 +216,7 @@ def test_a_setting_that_takes_its_worker_down_is_given_up_and_the_others_are_tra
     assert sign in found.pop(2)
     assert set(found) == {1, 3, 4, 5, 6}
     assert all(reason.startswith("by ") for reason in found.values())
-    assert trainer.attempts(2) == workers.ATTEMPTS
+    assert trainer.attempts(2) == jobs.ATTEMPTS
     assert trainer.attempts(1) == 1
 
 
@@ -251,7 +250,7 @@ def test_few_tasks_are_sent_ahead_of_those_that_run(ray: ModuleType, tmp_path: P
     )
     for message in messages:
         finished += isinstance(message, Result)
-        assert drawn - finished <= 3 + post._LETTERS  # two cores, and one task ahead
+        assert drawn - finished <= 3 + mailbox._LETTERS  # two cores, and one task ahead
         if finished == 20:
             break
     messages.close()

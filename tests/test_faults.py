@@ -24,8 +24,8 @@ from test_search import rows
 
 import train_mosi
 from model import LMF
+from search.leaderboard import Row
 from search.records import Records
-from search.table import Row
 from search.workers import prepare
 from utils import InputError
 

@@ -11,9 +11,10 @@ import pytest
 import train_iemocap
 import train_mosi
 import train_pom
-from search.grid import Grid, Settings, narrow, parse_value, read_hyperparams, shuffled
+from search.grid import Grid, Settings, narrow, shuffled
+from search.hyperparams import read_hyperparams
 from search.options import HYPERPARAMS_FILE
-from training.reference import Setting
+from training.setting import Setting, parse_value
 from utils import InputError, total
 
 SMALL = {name: [1.0] for name in Setting._fields} | {

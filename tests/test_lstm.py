@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training.adam import adam_wide
 from training.lstm import Text, Words, leading_zero_frames, lstm_backward, lstm_forward
-from training.parameters import Layout, Sizes, adam_wide, padded, sizes
-from training.reference import Setting, initial_model
+from training.parameters import Layout, Sizes, padded, sizes
+from training.reference import initial_model
+from training.setting import Setting
 
 BATCH, STEPS, FEATURES, WIDTH = 7, 5, 9, 6
 NO_PADDING = [0] * BATCH

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import LMF, SubNet, TextSubNet, low_rank_fusion
-from training.reference import ModelConfig
+from training.setting import ModelConfig
 
 FORWARD = np.load(Path(__file__).parent / "golden" / "forward.npz")
 OUTPUTS = {"mosi": 1, "iemocap": 2, "pom": 16}

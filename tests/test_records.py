@@ -20,9 +20,12 @@ import train_iemocap
 import train_mosi
 import train_pom
 from model import LMF
+from search.columns import Columns
+from search.leaderboard import Row
 from search.records import Provenance, Records, write_atomically
-from search.table import Columns, Row
-from training.reference import Result, Setting, failed, initial_model, model_config
+from training.reference import initial_model
+from training.result import Result, failed
+from training.setting import Setting, model_config
 from utils import InputError
 
 HYPERPARAMETERS = (

@@ -21,11 +21,12 @@ from written_results import (
 
 import report
 from data.official import OFFICIAL
+from reporting import sections
 from reporting.runs import Run, read_history, read_run
 from search.grid import narrow
 from search.options import run_script
 from train_mosi import GRID
-from training.reference import Setting
+from training.setting import Setting
 from utils import InputError
 
 
@@ -33,12 +34,12 @@ def test_report_says_whether_the_data_are_the_official_ones(tmp_path: Path) -> N
     path = tmp_path / "results_mosi_1.csv"
     rows = make_rows("mosi", [SETTING], 1)
     official = read_run(write_results(path, "mosi", rows, sha256=OFFICIAL["mosi"].sha256))
-    assert "official" in report.data_note(official)
-    assert "like with like" not in report.data_note(official)
+    assert "official" in sections.data_note(official)
+    assert "like with like" not in sections.data_note(official)
     other = read_run(write_results(path, "mosi", rows, sha256=OFFICIAL["pom"].sha256))
-    assert "not one of like with like" in report.data_note(other)
+    assert "not one of like with like" in sections.data_note(other)
     path.with_suffix(".json").unlink()
-    assert "unknown" in report.data_note(read_run(path))
+    assert "unknown" in sections.data_note(read_run(path))
 
 
 def test_settings_with_diverged_or_missing_seeds_are_not_the_best(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_hyperparameters_that_vary_are_drawn_with_every_setting_once(tmp_path: P
     settings = [*ranks(1, 4), SETTING._replace(rank=1, weight_decay=0)]
     rows = make_rows("mosi", settings, 2)
     run = read_run(write_results(tmp_path / "results_mosi_1.csv", "mosi", rows))
-    found = report.losses_by_value(run)
+    found = sections.losses_by_value(run)
     means = [statistics.fmean(numbers(rows, s, "Best Validation MAE")) for s in settings]
     assert found == {
         "rank": {1: pytest.approx([means[0], means[2]]), 4: pytest.approx([means[1]])},
@@ -186,7 +187,7 @@ def test_rank_study_compares_settings_that_differ_in_nothing_else(tmp_path: Path
     rows = make_rows("mosi", settings, 3)
     diverge("mosi", rows[0])  # rank 8
     path = write_results(tmp_path / "results_mosi_1.csv", "mosi", rows)
-    assert report.rank_study(read_run(path)) == ranks(1, 4, 8)
+    assert sections.rank_study(read_run(path)) == ranks(1, 4, 8)
     report.main([str(path), "--output_path", str(tmp_path)])
     lines = (tmp_path / "report.md").read_text().split("| Rank |")[1].splitlines()
     found = {
@@ -203,7 +204,7 @@ def test_no_rank_study_where_something_else_differs_too(tmp_path: Path) -> None:
     settings = [SETTING, SETTING._replace(rank=8, batch_size=8)]
     rows = make_rows("mosi", settings, 1)
     run = read_run(write_results(tmp_path / "results_mosi_1.csv", "mosi", rows))
-    assert report.rank_study(run) == []
+    assert sections.rank_study(run) == []
 
 
 def save_model(path: Path, setting: Setting, seed: int) -> None:
@@ -249,7 +250,7 @@ def test_best_grid_of_rows_that_all_diverged_is_refused(tmp_path: Path) -> None:
     diverge("mosi", rows[0])
     path = write_results(tmp_path / "results_mosi_1.csv", "mosi", rows)
     with pytest.raises(InputError, match=r"results_mosi_1\.csv: expected a row with a validation"):
-        report.best_grid(read_run(path))
+        sections.best_grid(read_run(path))
 
 
 def test_figures_are_drawn_for_hundreds_of_settings(tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
         rows = make_rows("mosi", ranks(1, 4), 1 + len(paths))
         paths.append(write_results(tmp_path / folder / "results_mosi_1.csv", "mosi", rows))
         save_model(tmp_path / folder / "model_mosi_1.pt", SETTING, 0)
-    runs = report.distinct([read_run(path) for path in paths])
+    runs = sections.distinct([read_run(path) for path in paths])
     assert [run.name for run in runs] == ["cpu_mosi_1", "gpu_mosi_1"]
     assert not isinstance(read_history(runs[0], tmp_path / "cpu"), str)
     report.main([*map(str, paths), "--output_path", str(tmp_path)])

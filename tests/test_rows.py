@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from test_records import SETTING, a_run, add, ranks, read, records, refusal, result, saved_rank
 
-from search.table import Leaderboard, Row, Table
-from training.reference import Setting
+from search.leaderboard import Leaderboard, Row
+from search.table import Table
+from training.setting import Setting
 
 
 @pytest.mark.parametrize("torn", [1, 20, 60])

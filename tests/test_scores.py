@@ -13,7 +13,7 @@ import torch
 import train_iemocap
 import train_mosi
 import train_pom
-from training.reference import Data, Scored, Task
+from training.result import Data, Scored, Task
 from utils import Split
 
 METRICS = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text())

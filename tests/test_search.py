@@ -25,7 +25,7 @@ import train_pom
 from model import LMF
 from search import search
 from search.options import run_script
-from training.reference import Setting
+from training.setting import Setting
 from utils import InputError, load_mosi
 
 ROOT = Path(train_mosi.__file__).parent

@@ -17,10 +17,12 @@ from torch.utils._pytree import tree_leaves
 import train_iemocap
 import train_mosi
 import train_pom
-from search.workers import chunks
+from search.jobs import chunks
 from training.lstm import Words
 from training.parameters import Sizes, sizes
-from training.reference import Data, Limits, Result, Setting, Task, fit, initial_model
+from training.reference import fit, initial_model
+from training.result import Data, Limits, Result, Task
+from training.setting import Setting
 from training.stacked import Job, Stack, fit_stacked
 from utils import Split
 

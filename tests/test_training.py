@@ -17,23 +17,10 @@ import train_iemocap
 import train_mosi
 import train_pom
 from training import reference as training
-from training.reference import (
-    Data,
-    EarlyStopping,
-    Limits,
-    Result,
-    SeededDropout,
-    Setting,
-    adam,
-    batches,
-    epoch_order,
-    evaluate,
-    fit,
-    initial_model,
-    keep_mask,
-    score,
-    stream,
-)
+from training.randomness import SeededDropout, batches, epoch_order, keep_mask, stream
+from training.reference import adam, evaluate, fit, initial_model, score
+from training.result import Data, EarlyStopping, Limits, Result
+from training.setting import Setting
 from utils import Split
 
 TRAINING = np.load(Path(__file__).parent / "golden" / "training.npz")

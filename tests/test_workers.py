@@ -13,9 +13,11 @@ import pytest
 import torch
 from conftest import tiny_arrays
 
-from search import workers
-from search.workers import Epoch, Trainer, train_locally
-from training.reference import Data, Result, Setting, failed
+from search import jobs, workers
+from search.jobs import Epoch, Trainer
+from search.workers import train_locally
+from training.result import Data, Result, failed
+from training.setting import Setting
 from training.stacked import Job
 from utils import Split
 
@@ -99,7 +101,7 @@ def test_a_setting_that_takes_its_worker_down_is_given_up_and_the_others_are_tra
     found = reasons(run(trainer, (JOBS[i : i + size] for i in range(0, 6, size))))
     assert sign in found.pop(2)
     assert found == dict.fromkeys((1, 3, 4, 5, 6), f"by {workers.__file__}")
-    assert trainer.attempts(2) == workers.ATTEMPTS
+    assert trainer.attempts(2) == jobs.ATTEMPTS
 
 
 def test_a_setting_whose_worker_died_once_is_trained_again(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reporting.runs import EXPERIMENTS
-from training.reference import Setting
+from training.setting import Setting
 
 SETTING = Setting(4, 8, 64, 0.1, 0.2, 0.3, 0.001, 0.003, 4, 32, 0.01)
 

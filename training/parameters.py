@@ -1,4 +1,4 @@
-"""How the fast path lays out the weights of many settings, and Adam over all of them at once.
+"""How the fast path lays out the weights of many settings.
 
 Shapes use: K members, D features, H width of the LSTM, R rank, O outputs, P parameters.
 """
@@ -9,13 +9,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.reference import Setting
+from training.setting import Setting
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 LINE = 16  # floats of a cache line: rows that begin on one are multiplied alike at any place
 
 
@@ -125,31 +123,3 @@ class Layout:
             if name.startswith("text_subnet.rnn"):
                 corner = corner[[1, 2, 3, 0]].flatten(0, 1)
             value.copy_(corner)
-
-
-def adam_wide(
-    weights: Tensor,
-    grads: Tensor,
-    moments: tuple[Tensor, Tensor],
-    step: Tensor,
-    lr: Tensor,
-    weight_decay: Tensor,
-) -> None:
-    """Updates many members' weights at once, each at its own learning rate, as torch's Adam does.
-
-    Shape:
-        weights, grads, and each of the moments (K, P); step, lr, weight_decay (K, 1).
-
-    Source:
-        Kingma, Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1, with
-        weight decay coupled into the gradient, as torch.optim.Adam has it.
-    """
-    first, second = moments
-    step = step.double()
-    grads = torch.addcmul(grads, weights, weight_decay)
-    first.lerp_(grads, 1 - BETA_1)
-    second.mul_(BETA_2).addcmul_(grads, grads, value=1 - BETA_2)
-    rate = (lr / (1 - BETA_1**step)).to(weights.dtype)
-    correction = (1 - BETA_2**step).sqrt().to(weights.dtype)
-    denominator = second.sqrt().div_(correction).add_(EPSILON)
-    weights.addcdiv_(first * -rate, denominator)

@@ -25,23 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.adam import adam
 
+from training.adam import BETA_1, BETA_2, EPSILON, adam_wide
+from training.graphs import _Graphs
 from training.lstm import Text, Words, skipping_pays
-from training.parameters import BETA_1, BETA_2, EPSILON, Layout, Sizes, adam_wide, padded, sizes
-from training.reference import (
-    Data,
-    EarlyStopping,
-    Limits,
-    Result,
-    Setting,
-    Task,
-    batches,
-    epoch_order,
-    finished,
-    initial_model,
-    keep_mask,
-    score,
-    stream,
-)
+from training.parameters import Layout, Sizes, padded, sizes
+from training.randomness import batches, epoch_order, keep_mask, stream
+from training.reference import initial_model, score
+from training.result import Data, EarlyStopping, Limits, Result, Task, finished
+from training.setting import Setting
 from utils import Split
 
 MODALITIES = ("audio", "video", "text")
@@ -354,45 +345,6 @@ def _linear(x: Tensor, parameters: dict[str, Tensor], name: str) -> Tensor:
     """Returns x (K, B, D) through each member's linear layer."""
     weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-
-
-class _Graphs:
-    """An epoch's training steps; on CUDA they are captured once, then replayed."""
-
-    def __init__(self, step: Callable[[Tensor], None], slots: int, device: torch.device) -> None:
-        self.step, self.slots, self.device = step, slots, device
-        self.position = torch.zeros((), dtype=torch.long, device=device)
-        self.captured: dict[int, torch.cuda.CUDAGraph] | None = None
-
-    def run(self, batch_sizes: list[int]) -> None:
-        """Runs one epoch."""
-        self.position.zero_()
-        if self.device.type == "cpu":
-            for batch_size in batch_sizes:
-                self.advance(batch_size)
-            return
-        if self.captured is None:  # the first epoch sets up what can't be set up in a capture
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for batch_size in batch_sizes:
-                    self.advance(batch_size)
-            torch.cuda.current_stream().wait_stream(stream)
-            self.captured = {}
-            return
-        for batch_size in batch_sizes:
-            if batch_size not in self.captured:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    self.advance(batch_size)
-                self.captured[batch_size] = graph
-            self.captured[batch_size].replay()
-
-    def advance(self, batch_size: int) -> None:
-        """Takes the next examples through a training step: what CUDA captures."""
-        positions = self.position + torch.arange(batch_size, device=self.device)
-        self.step(positions.expand(self.slots, batch_size))
-        self.position.add_(batch_size)
 
 
 def fit_stacked(

@@ -1,0 +1,30 @@
+"""The columns of a result CSV."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from training.setting import Setting
+
+RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")
+STATUSES = {"ok": True, "diverged": False, "failed": False}  # whether there are scores
+
+
+class Columns(NamedTuple):
+    """The columns of a data set's CSV after the hyperparameters.
+
+    Attributes:
+        valid_loss: The validation loss, by which settings are ranked.
+        release: The release's other columns, in its order.
+        own: Scores that the release doesn't have.
+        headline: The one test score that is shown for a setting.
+    """
+
+    valid_loss: str
+    release: tuple[str, ...]
+    own: tuple[str, ...]
+    headline: str
+
+    def all(self) -> list[str]:
+        """Returns every column of the file, in order."""
+        return [*Setting._fields, self.valid_loss, *self.release, *RUN_COLUMNS, *self.own]

@@ -1,0 +1,85 @@
+"""Reads hyperparams.txt: settings with names, a table per data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.setting import Setting, parse_value
+from utils import InputError
+
+
+def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> dict[str, Setting]:
+    """Returns the settings that a file like hyperparams.txt lists for a data set, by name.
+
+    The file has a table per data set: a line [mosi], [iemocap] or [pom], a line of column names
+    (name, then the hyperparameters in the order of the CSV files), a line per setting. From # on
+    a line is comment.
+
+    Args:
+        path: The file.
+        data_set: Whose table.
+        names: Only the settings of these names (IEMOCAP: the emotions); all if empty.
+
+    Raises:
+        InputError: A line is not understood, or there is no such setting.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a text file of settings, got: {error}") from None
+    tables: dict[str, dict[str, Setting]] = {}
+    table: dict[str, Setting] | None = None
+    header: list[str] | None = None
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            if words[0].startswith("["):
+                table, header = _new_table(words, tables), None
+            elif table is None:
+                raise InputError("expected a table's name, such as [pom], before anything else")
+            elif header is None:
+                header = _header(words)
+            else:
+                name, setting = _row(words)
+                if name in table:
+                    raise InputError(f"expected each name once in a table, got {name!r} again")
+                table[name] = setting
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+    found = tables.get(data_set, {})
+    missing = [name for name in names if name not in found]
+    if missing or not found:
+        raise InputError(
+            f"{path}: expected a setting for {' and '.join(missing) or data_set}, got none"
+            f"{' (none was published for MOSI)' if data_set == 'mosi' else ''}; "
+            f"add a row to its table [{data_set}]"
+        )
+    return {name: found[name] for name in names or found}
+
+
+def _new_table(words: list[str], tables: dict[str, dict[str, Setting]]) -> dict[str, Setting]:
+    name = words[0].strip("[]")
+    if words != [f"[{name}]"] or name not in ("mosi", "iemocap", "pom"):
+        raise InputError(f"expected [mosi], [iemocap] or [pom], got {' '.join(words)!r}")
+    if name in tables:
+        raise InputError(f"expected one table per data set, got [{name}] again")
+    return tables.setdefault(name, {})
+
+
+def _header(words: list[str]) -> list[str]:
+    expected = ["name", *Setting._fields]
+    if words != expected:
+        raise InputError(f"expected the columns {' '.join(expected)}; got {' '.join(words)}")
+    return words
+
+
+def _row(words: list[str]) -> tuple[str, Setting]:
+    if len(words) != 1 + len(Setting._fields):
+        raise InputError(
+            f"expected a name and {len(Setting._fields)} values, got {len(words)} words"
+        )
+    pairs = zip(Setting._fields, words[1:], strict=True)
+    return words[0], Setting._make(parse_value(name, text) for name, text in pairs)

@@ -232,7 +232,7 @@ def test_each_modality_and_epoch_of_a_fit_has_masks_of_its_own(
         keys.append(int(key))
         return keep_mask(key, rows, width, p)
 
-    monkeypatch.setattr(training, "keep_mask", recording)
+    monkeypatch.setattr(randomness, "keep_mask", recording)
     result = fit_mosi(DROPPING, epochs=4)
     assert result.epochs == 4
     assert len(set(keys)) == 3 * 4

@@ -1,34 +1,36 @@
-"""Adam over the weights of many settings at once.
+"""Adam over the weights of many settings at once, each at its own learning rates.
 
 Shapes use: K members, P parameters.
+
+Source:
+    Kingma, Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1, with weight
+    decay coupled into the gradient, as torch.optim.Adam has it.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
 
-def adam_wide(
+def adam_on_gpu(
     weights: Tensor,
     grads: Tensor,
-    moments: tuple[Tensor, Tensor],
+    first: Tensor,
+    second: Tensor,
     step: Tensor,
     lr: Tensor,
     weight_decay: Tensor,
 ) -> None:
-    """Updates many members' weights at once, each at its own learning rate, as torch's Adam does.
+    """Updates all members' weights by operations of torch that go over all of them.
 
     Shape:
-        weights, grads, and each of the moments (K, P); step, lr, weight_decay (K, 1).
-
-    Source:
-        Kingma, Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1, with
-        weight decay coupled into the gradient, as torch.optim.Adam has it.
+        weights, grads, and the moments first and second (K, P); step, lr, weight_decay (K, 1).
     """
-    first, second = moments
     step = step.double()
     grads = torch.addcmul(grads, weights, weight_decay)
     first.lerp_(grads, 1 - BETA_1)
@@ -37,3 +39,36 @@ def adam_wide(
     correction = (1 - BETA_2**step).sqrt().to(weights.dtype)
     denominator = second.sqrt().div_(correction).add_(EPSILON)
     weights.addcdiv_(first * -rate, denominator)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def adam_on_cpu(
+    start: int,
+    stop: int,
+    weights: np.ndarray,
+    grads: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    step: np.ndarray,
+    lr: np.ndarray,
+    weight_decay: np.ndarray,
+) -> None:
+    """Updates columns start to stop of all members' weights, in one pass over each row.
+
+    Shape:
+        weights, grads and the moments first and second (K, P); step, lr, weight_decay (K,).
+    """
+    keep_1, keep_2 = np.float32(BETA_1), np.float32(BETA_2)
+    new_1, new_2 = np.float32(1 - BETA_1), np.float32(1 - BETA_2)
+    epsilon = np.float32(EPSILON)
+    for k in range(len(weights)):
+        rate = np.float32(lr[k] / (1 - BETA_1 ** step[k]))
+        correction = np.float32(1 / np.sqrt(1 - BETA_2 ** step[k]))
+        decay = np.float32(weight_decay[k])
+        w, g = weights[k, start:stop], grads[k, start:stop]
+        m, v = first[k, start:stop], second[k, start:stop]
+        for j in range(len(w)):
+            gradient = g[j] + decay * w[j]
+            m[j] = keep_1 * m[j] + new_1 * gradient
+            v[j] = keep_2 * v[j] + new_2 * gradient * gradient
+            w[j] -= rate * m[j] / (np.sqrt(v[j]) * correction + epsilon)

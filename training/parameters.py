@@ -1,4 +1,4 @@
-"""How the fast path lays out the weights of many settings.
+"""Where the fast path keeps the weights of many settings: a row for each, padded to common sizes.
 
 Shapes use: K members, D features, H width of the LSTM, R rank, O outputs, P parameters.
 """
@@ -6,15 +6,19 @@ Shapes use: K members, D features, H width of the LSTM, R rank, O outputs, P par
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model import LMF
 from training.setting import Setting
 
 LINE = 16  # floats of a cache line: rows that begin on one are multiplied alike at any place
+LSTM = "text_subnet.rnn."
+_OIFG, _IFGO = [3, 0, 1, 2], [1, 2, 3, 0]  # the order of the gates: here from torch's, and back
 
 
 class Sizes(NamedTuple):
@@ -47,79 +51,81 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-class Layout:
-    """Where each parameter lies in a member's row: factors first, what is hand-derived last.
+class Parameters:
+    """Where each of LMF's parameters lies in a member's row.
 
-    Factors lie as (width + 1, R, O), LSTM weights with gates in the order o, i, f, g. Features are
-    padded as `padded` does.
+    The factors come first, as (width + 1, R, O); the LSTM's come last, as (D, 4H), (H, 4H) and
+    (4H,), with gates in the order o, i, f, g. Features are padded as `padded` does.
+
+    Attributes:
+        shapes: Of each parameter as it lies there, by its name in LMF.
+        starts: Where it begins.
+        width: Length of a row, P.
+        factors_end: Where the factors end.
     """
 
     def __init__(self, size: Sizes, input_dims: Sequence[int], output_dim: int) -> None:
-        text_out = size.text // 2
+        self.size = size
         self.input_dims = [_round_up(features, LINE) for features in input_dims]
-        audio_in, video_in, text_in = self.input_dims
-        shapes = {
-            "audio_factor": (size.audio + 1, size.rank, output_dim),
-            "video_factor": (size.video + 1, size.rank, output_dim),
-            "text_factor": (text_out + 1, size.rank, output_dim),
-            "fusion_weights": (1, size.rank),
-            "fusion_bias": (1, output_dim),
-            "text_subnet.linear_1.weight": (text_out, size.text),
-            "text_subnet.linear_1.bias": (text_out,),
-        }
-        for subnet, inputs, hidden in (
-            ("audio_subnet", audio_in, size.audio),
-            ("video_subnet", video_in, size.video),
-        ):
-            shapes |= {f"{subnet}.norm.weight": (inputs,), f"{subnet}.norm.bias": (inputs,)}
-            for layer, width in ((1, inputs), (2, hidden), (3, hidden)):
-                shapes[f"{subnet}.linear_{layer}.weight"] = (hidden, width)
-                shapes[f"{subnet}.linear_{layer}.bias"] = (hidden,)
-        self.derived = list(shapes)  # by autograd
-        shapes |= {
-            "text_subnet.rnn.weight_ih_l0": (4 * size.text, text_in),
-            "text_subnet.rnn.weight_hh_l0": (4 * size.text, size.text),
-            "text_subnet.rnn.bias_ih_l0": (4 * size.text,),
-            "text_subnet.rnn.bias_hh_l0": (4 * size.text,),
-        }
-        self.shapes = shapes
+        widths = size.audio, size.video, size.text
+        with torch.device("meta"):  # shapes alone
+            model = LMF(
+                self.input_dims, widths, size.text // 2, (0.0, 0.0, 0.0), output_dim, size.rank
+            )
+        named = {name: _stored(name, value) for name, value in model.named_parameters()}
+        names = sorted(
+            named, key=lambda name: (not name.endswith("_factor"), name.startswith(LSTM))
+        )
+        self.shapes = {name: tuple(named[name].shape) for name in names}
         self.starts: dict[str, int] = {}
         self.width = 0
-        for name, shape in shapes.items():
+        for name, shape in self.shapes.items():
             self.starts[name] = self.width
             self.width += _round_up(math.prod(shape), LINE)
-        self.factors_end = self.starts["fusion_weights"]
+            if name.endswith("_factor"):
+                self.factors_end = self.width
 
     def view(self, rows: Tensor, name: str) -> Tensor:
-        """Returns one parameter (K, *shape) of the members' rows (K, width)."""
+        """Returns one parameter (K, *shape) of the members' rows (K, P)."""
         start, shape = self.starts[name], self.shapes[name]
         return rows[:, start : start + math.prod(shape)].unflatten(1, shape)
 
-    def _corner(self, row: Tensor, name: str, shape: Sequence[int]) -> Tensor:
-        """Returns the part of one row that holds an unpadded parameter, in its own order."""
-        whole = self.view(row.unsqueeze(0), name)[0]
-        if name.startswith("text_subnet.rnn"):
-            gates = whole.unflatten(0, (4, -1))
-            return gates[(slice(None), *(slice(n) for n in (shape[0] // 4, *shape[1:])))]
-        if name.endswith("_factor"):
-            whole = whole.transpose(0, 1)
-        return whole[tuple(slice(n) for n in shape)]
+    def linears(self, subnet: str) -> list[str]:
+        """Returns the names of a subnetwork's linear layers, in order."""
+        start, end = f"{subnet}.linear_", ".weight"
+        return sorted(
+            name.removesuffix(end)
+            for name in self.shapes
+            if name.startswith(start) and name.endswith(end)
+        )
 
-    def pack(self, row: Tensor, state_dict: dict[str, Tensor]) -> None:
-        """Writes a plain model's parameters into a row, zeros around them."""
+    def pack(self, row: Tensor, state_dict: Mapping[str, Tensor]) -> None:
+        """Writes a plain model's parameters into a row (P,), zeros around them."""
         row.zero_()
         for name in self.shapes:
-            value = state_dict[name]
-            corner = self._corner(row, name, value.shape)
-            if name.startswith("text_subnet.rnn"):
-                value = value.unflatten(0, (4, -1))[[3, 0, 1, 2]]  # torch has i, f, g, o
-            corner.copy_(value)
+            value = _stored(name, state_dict[name])
+            if name.startswith(LSTM):
+                value = value[..., _OIFG, :]
+            self._corner(row, name, value.shape).copy_(value)
 
-    def unpack(self, row: Tensor, state_dict: dict[str, Tensor]) -> None:
-        """Writes a row's parameters into those of a plain model."""
+    def unpack(self, row: Tensor, state_dict: Mapping[str, Tensor]) -> None:
+        """Writes a row's parameters (P,) into those of a plain model."""
         for name in self.shapes:
-            value = state_dict[name]
-            corner = self._corner(row, name, value.shape)
-            if name.startswith("text_subnet.rnn"):
-                corner = corner[[1, 2, 3, 0]].flatten(0, 1)
-            value.copy_(corner)
+            target = _stored(name, state_dict[name])
+            corner = self._corner(row, name, target.shape)
+            target.copy_(corner[..., _IFGO, :] if name.startswith(LSTM) else corner)
+
+    def _corner(self, row: Tensor, name: str, shape: Sequence[int]) -> Tensor:
+        """Returns the part of one row that holds an unpadded parameter of this stored shape."""
+        whole = self.view(row.unsqueeze(0), name)[0]
+        return whole[tuple(slice(length) for length in shape)]
+
+
+def _stored(name: str, value: Tensor) -> Tensor:
+    """Returns a view of LMF's parameter in the form in which it lies in a row."""
+    if name.startswith(LSTM):
+        gates = value.unflatten(0, (4, -1))  # (4, H, D) or (4, H)
+        return gates.movedim(2, 0) if gates.dim() == 3 else gates  # (D, 4, H)
+    if name.endswith("_factor"):
+        return value.transpose(0, 1)
+    return value

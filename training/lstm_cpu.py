@@ -1,0 +1,458 @@
+"""The LSTM of the fast path on a CPU: compiled, one member at a time, from words to gradients.
+
+No gradient flows to the inputs, so that all steps' inputs go through one product, and so do the
+gradients of the weights. A word that stands several times in a batch is multiplied once. The zero
+frames in front of the words are not computed: the state after p of them depends on p alone, so
+that one row of zeros stands for all sequences that have not begun, until the last one begins.
+
+Rows of one time step lie together: first the sequences that have begun, those with the least
+padding in front, then the row of zeros while it is needed.
+
+Shapes use: K members, B batch, N examples, T time steps, F frames of a batch (rows of all steps),
+U distinct words of a batch, V those of a split, D features, H width, P parameters.
+
+Source:
+    Hochreiter, Schmidhuber, "Long short-term memory", 1997, as torch.nn.LSTM has it. tanh is the
+    ratio of polynomials with which Eigen and XLA approximate it in single precision, to 3e-7.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401, which numba's products call, before it is limited
+import torch
+from numba import njit
+from torch import Tensor
+
+from training.parameters import LSTM, Parameters
+from training.words import Words
+
+_TILE = 4  # rows that are multiplied together
+_BLAS_ROWS = 64  # from which on BLAS, which copies its operands for each call, is faster
+_single = np.float32
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+
+
+@njit(inline="always", fastmath={"contract"})
+def _tanh(x: float) -> float:
+    bound = _single(7.90531110763549805)
+    x = bound if x > bound else x  # NaN stays NaN
+    x = -bound if x < -bound else x
+    y = x * x
+    p = y * _single(-2.76076847742355e-16) + _single(2.00018790482477e-13)
+    p = y * p + _single(-8.60467152213735e-11)
+    p = y * p + _single(5.12229709037114e-08)
+    p = y * p + _single(1.48572235717979e-05)
+    p = y * p + _single(6.37261928875436e-04)
+    p = y * p + _single(4.89352455891786e-03)
+    q = y * _single(1.19825839466702e-06) + _single(1.18534705686654e-04)
+    q = y * q + _single(2.26843463243900e-03)
+    q = y * q + _single(4.89352518554385e-03)
+    return x * p / q
+
+
+@njit(inline="always", fastmath={"contract"})
+def _sigmoid(x: float) -> float:
+    half = _single(0.5)
+    return _tanh(x * half) * half + half
+
+
+@compiled
+def multiply(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int) -> None:
+    """Writes the product of x's first rows and w into out; both have 3 rows more to use.
+
+    Shape:
+        x (rows + 3, D), w (D, C), out (rows + 3, C); D is a multiple of 4.
+    """
+    if rows >= _BLAS_ROWS:
+        np.dot(x[:rows], w, out[:rows])
+        return
+    for b in range(0, rows, _TILE):
+        out[b : b + _TILE] = 0
+        for k in range(0, w.shape[0], 4):
+            a0, a1, a2, a3 = x[b, k], x[b, k + 1], x[b, k + 2], x[b, k + 3]
+            b0, b1, b2, b3 = x[b + 1, k], x[b + 1, k + 1], x[b + 1, k + 2], x[b + 1, k + 3]
+            c0, c1, c2, c3 = x[b + 2, k], x[b + 2, k + 1], x[b + 2, k + 2], x[b + 2, k + 3]
+            d0, d1, d2, d3 = x[b + 3, k], x[b + 3, k + 1], x[b + 3, k + 2], x[b + 3, k + 3]
+            for j in range(w.shape[1]):
+                w0, w1, w2, w3 = w[k, j], w[k + 1, j], w[k + 2, j], w[k + 3, j]
+                out[b, j] += a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3
+                out[b + 1, j] += b0 * w0 + b1 * w1 + b2 * w2 + b3 * w3
+                out[b + 2, j] += c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
+                out[b + 3, j] += d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def multiply_transposed(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int) -> None:
+    """Writes the product of x's first rows and w's transpose into out, as `multiply` does.
+
+    Shape:
+        x (rows + 3, C), w (D, C), out (rows + 3, D); D is a multiple of 4.
+    """
+    if rows >= _BLAS_ROWS and w.shape[0] <= 128:
+        np.dot(x[:rows], w.T, out[:rows])
+        return
+    for b in range(0, rows, _TILE):
+        for k in range(0, w.shape[0], 4):
+            zero = _single(0)
+            a0, a1, a2, a3 = zero, zero, zero, zero
+            b0, b1, b2, b3 = zero, zero, zero, zero
+            c0, c1, c2, c3 = zero, zero, zero, zero
+            d0, d1, d2, d3 = zero, zero, zero, zero
+            for j in range(w.shape[1]):
+                w0, w1, w2, w3 = w[k, j], w[k + 1, j], w[k + 2, j], w[k + 3, j]
+                x0, x1, x2, x3 = x[b, j], x[b + 1, j], x[b + 2, j], x[b + 3, j]
+                a0, a1, a2, a3 = a0 + x0 * w0, a1 + x0 * w1, a2 + x0 * w2, a3 + x0 * w3
+                b0, b1, b2, b3 = b0 + x1 * w0, b1 + x1 * w1, b2 + x1 * w2, b3 + x1 * w3
+                c0, c1, c2, c3 = c0 + x2 * w0, c1 + x2 * w1, c2 + x2 * w2, c3 + x2 * w3
+                d0, d1, d2, d3 = d0 + x3 * w0, d1 + x3 * w1, d2 + x3 * w2, d3 + x3 * w3
+            out[b, k], out[b, k + 1], out[b, k + 2], out[b, k + 3] = a0, a1, a2, a3
+            out[b + 1, k], out[b + 1, k + 1], out[b + 1, k + 2], out[b + 1, k + 3] = b0, b1, b2, b3
+            out[b + 2, k], out[b + 2, k + 1], out[b + 2, k + 2], out[b + 2, k + 3] = c0, c1, c2, c3
+            out[b + 3, k], out[b + 3, k + 1], out[b + 3, k + 2], out[b + 3, k + 3] = d0, d1, d2, d3
+
+
+class Weights(NamedTuple):
+    """One member's LSTM, or its gradients; gates in the order o, i, f, g.
+
+    Shape:
+        ih (D, 4H), hh (H, 4H), b_ih and b_hh (4H,).
+    """
+
+    ih: np.ndarray
+    hh: np.ndarray
+    b_ih: np.ndarray
+    b_hh: np.ndarray
+
+
+class Text(NamedTuple):
+    """A split's text, as `Words` has it.
+
+    Shape:
+        vectors (V, D), ids (N, T), padding (N,).
+    """
+
+    vectors: np.ndarray
+    ids: np.ndarray
+    padding: np.ndarray
+    zero: int
+
+
+class Trace(NamedTuple):
+    """What the backward pass of one member needs of its forward pass.
+
+    Shape:
+        counts, rows of each step, (T,); used, the distinct words, (U,); places, which of them each
+        frame has, (F,); gates (F, 4H); tanh_cell (F, H); hidden and cell, before each step and
+        after the last, (F + B, H).
+    """
+
+    counts: np.ndarray
+    used: np.ndarray
+    places: np.ndarray
+    gates: np.ndarray
+    tanh_cell: np.ndarray
+    hidden: np.ndarray
+    cell: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Memory that members use in turn.
+
+    Shape:
+        place (V,), -1 outside of a call; vectors (U, D); words (U, 4H); products (B, 4H);
+        d_hidden and d_cell (B, H).
+    """
+
+    place: np.ndarray
+    vectors: np.ndarray
+    words: np.ndarray
+    products: np.ndarray
+    d_hidden: np.ndarray
+    d_cell: np.ndarray
+
+
+@compiled
+def _arrange(index: np.ndarray, text: Text, place: np.ndarray, trace: Trace) -> int:
+    """Lays out the frames of a batch (B,), least padded first; returns how many words differ."""
+    frames, distinct, begun = 0, 0, 0
+    for step in range(text.ids.shape[1]):
+        while begun < len(index) and text.padding[index[begun]] <= step:
+            begun += 1
+        trace.counts[step] = begun + (begun < len(index))
+        for row in range(trace.counts[step]):
+            word = text.ids[index[row], step] if row < begun else text.zero
+            if place[word] < 0:
+                place[word] = distinct
+                trace.used[distinct] = word
+                distinct += 1
+            trace.places[frames] = place[word]
+            frames += 1
+    for word in trace.used[:distinct]:
+        place[word] = -1
+    return distinct
+
+
+@njit(inline="always")
+def _split(gates: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
+    """Returns o, i, f and g of one row (4H,): in one dimension LLVM vectorises loops over them."""
+    return gates[:width], gates[width : 2 * width], gates[2 * width : 3 * width], gates[3 * width :]
+
+
+@compiled
+def _step(
+    gates: np.ndarray,
+    products: np.ndarray,
+    cell: np.ndarray,
+    tanh_cell: np.ndarray,
+    next_hidden: np.ndarray,
+    next_cell: np.ndarray,
+) -> None:
+    """Takes rows through one time step; gates hold what the inputs give to them."""
+    width = cell.shape[1]
+    for row in range(len(gates)):
+        gate, product = gates[row], products[row]
+        for j in range(3 * width):
+            gate[j] = _sigmoid(gate[j] + product[j])
+        o, i, f, g = _split(gate, width)
+        last = product[3 * width :]
+        old, new, tanh, hidden = cell[row], next_cell[row], tanh_cell[row], next_hidden[row]
+        for j in range(width):
+            g[j] = _tanh(g[j] + last[j])
+        for j in range(width):
+            new[j] = f[j] * old[j] + i[j] * g[j]
+            tanh[j] = _tanh(new[j])
+            hidden[j] = o[j] * tanh[j]
+
+
+@compiled
+def forward(
+    index: np.ndarray, text: Text, weights: Weights, trace: Trace, scratch: Scratch
+) -> np.ndarray:
+    """Returns the final hidden states (B, H) of a batch (B,), least padded first."""
+    distinct = _arrange(index, text, scratch.place, trace)
+    words = scratch.words[:distinct]
+    for row in range(distinct):
+        scratch.vectors[row] = text.vectors[trace.used[row]]
+    np.dot(scratch.vectors[:distinct], weights.ih, words)
+    words += weights.b_ih + weights.b_hh
+
+    steps, start = len(trace.counts), 0
+    trace.hidden[: trace.counts[0]] = 0
+    trace.cell[: trace.counts[0]] = 0
+    scratch.products[: trace.counts[0]] = 0
+    for step in range(steps):
+        rows = trace.counts[step]
+        end = start + rows
+        for frame in range(start, end):
+            trace.gates[frame] = words[trace.places[frame]]
+        if step:
+            multiply(trace.hidden[start:], weights.hh, scratch.products, rows)
+        _step(
+            trace.gates[start:end],
+            scratch.products,
+            trace.cell[start:end],
+            trace.tanh_cell[start:end],
+            trace.hidden[end : end + rows],
+            trace.cell[end : end + rows],
+        )
+        after = trace.counts[step + 1] if step + 1 < steps else len(index)
+        for row in range(end + rows, end + after):  # those that begin had the row of zeros' state
+            trace.hidden[row] = trace.hidden[end + rows - 1]
+            trace.cell[row] = trace.cell[end + rows - 1]
+        start = end
+    return trace.hidden[start : start + len(index)]
+
+
+@compiled
+def _step_backward(
+    gates: np.ndarray,
+    cell: np.ndarray,
+    tanh_cell: np.ndarray,
+    d_hidden: np.ndarray,
+    d_cell: np.ndarray,
+) -> None:
+    """Turns gates into their gradients, and d_cell into that of the cell before the step."""
+    width, one = cell.shape[1], _single(1)
+    for row in range(len(gates)):
+        o, i, f, g = _split(gates[row], width)
+        old, tanh, d, d_new = cell[row], tanh_cell[row], d_hidden[row], d_cell[row]
+        for j in range(width):
+            c = d_new[j] + d[j] * o[j] * (one - tanh[j] * tanh[j])
+            d_new[j] = c * f[j]
+            d_o = d[j] * tanh[j] * o[j] * (one - o[j])
+            d_i = c * g[j] * i[j] * (one - i[j])
+            d_f = c * old[j] * f[j] * (one - f[j])
+            d_g = c * i[j] * (one - g[j] * g[j])
+            o[j], i[j], f[j], g[j] = d_o, d_i, d_f, d_g
+
+
+@compiled
+def backward(
+    d_final: np.ndarray,
+    text: Text,
+    weights: Weights,
+    trace: Trace,
+    scratch: Scratch,
+    grads: Weights,
+) -> None:
+    """Writes the gradients of the weights, from that of the final hidden states (B, H)."""
+    rows, d_hidden, d_cell = len(d_final), scratch.d_hidden, scratch.d_cell
+    d_hidden[:rows] = d_final
+    d_cell[:rows] = 0
+    end = trace.counts.sum()
+    frames, after = end, rows
+    for step in range(len(trace.counts) - 1, -1, -1):
+        rows = trace.counts[step]
+        start = end - rows
+        for row in range(rows, after):  # those that began had the row of zeros' state
+            d_hidden[rows - 1] += d_hidden[row]
+            d_cell[rows - 1] += d_cell[row]
+        gates = trace.gates[start:end]
+        _step_backward(gates, trace.cell[start:end], trace.tanh_cell[start:end], d_hidden, d_cell)
+        if step:
+            multiply_transposed(trace.gates[start:], weights.hh, d_hidden, rows)
+        end, after = start, rows
+
+    first = trace.counts[0]  # whose hidden state was 0
+    np.dot(trace.hidden[first:frames].T, trace.gates[first:frames], grads.hh)
+    distinct = trace.places[:frames].max() + 1
+    d_words = scratch.words[:distinct]
+    d_words[:] = 0
+    for row in range(distinct):
+        scratch.vectors[row] = text.vectors[trace.used[row]]
+    for frame in range(frames):
+        d_words[trace.places[frame]] += trace.gates[frame]
+    np.dot(scratch.vectors[:distinct].T, d_words, grads.ih)
+    grads.b_ih[:] = 0
+    for row in range(distinct):
+        grads.b_ih[:] += d_words[row]
+    grads.b_hh[:] = grads.b_ih
+
+
+@compiled
+def _weights(row: np.ndarray, starts: np.ndarray, features: int, width: int) -> Weights:
+    """Returns a member's LSTM as it lies in its row (P,)."""
+    gates = 4 * width
+    return Weights(
+        row[starts[0] : starts[0] + features * gates].reshape(features, gates),
+        row[starts[1] : starts[1] + width * gates].reshape(width, gates),
+        row[starts[2] : starts[2] + gates],
+        row[starts[3] : starts[3] + gates],
+    )
+
+
+@compiled
+def _of_member(traces: Trace, member: int) -> Trace:
+    return Trace(
+        traces.counts[member],
+        traces.used[member],
+        traces.places[member],
+        traces.gates[member],
+        traces.tanh_cell[member],
+        traces.hidden[member],
+        traces.cell[member],
+    )
+
+
+@compiled
+def _forward_all(
+    index: np.ndarray,
+    text: Text,
+    rows: np.ndarray,
+    starts: np.ndarray,
+    traces: Trace,
+    scratch: Scratch,
+    final: np.ndarray,
+) -> None:
+    features, width = text.vectors.shape[1], final.shape[2]
+    for k in range(len(index)):
+        weights = _weights(rows[k], starts, features, width)
+        trace = _of_member(traces, k % len(traces.counts))
+        final[k] = forward(index[k], text, weights, trace, scratch)
+
+
+@compiled
+def _backward_all(
+    d_final: np.ndarray,
+    text: Text,
+    rows: np.ndarray,
+    grads: np.ndarray,
+    starts: np.ndarray,
+    traces: Trace,
+    scratch: Scratch,
+) -> None:
+    features, width = text.vectors.shape[1], d_final.shape[2]
+    for k in range(len(d_final)):
+        weights = _weights(rows[k], starts, features, width)
+        d_weights = _weights(grads[k], starts, features, width)
+        backward(d_final[k], text, weights, _of_member(traces, k), scratch, d_weights)
+
+
+class TextOnCpu:
+    """The members' LSTMs over the text of a split.
+
+    Args:
+        words: The split's.
+        parameters: Where the members' weights lie.
+        batch_size: How many examples are taken at a time, at most.
+        members: How many members' traces are kept for `backward`.
+    """
+
+    def __init__(self, words: Words, parameters: Parameters, batch_size: int, members: int) -> None:
+        self.words, self.batch_size = words, batch_size
+        self.width = width = parameters.size.text
+        steps = words.ids.shape[1]
+        frames = steps * batch_size
+        features = words.vectors.shape[1]
+        distinct = min(frames, len(words.vectors))
+        self.text = Text(
+            words.vectors.numpy(),
+            words.ids.int().numpy(),
+            words.padding.int().numpy(),
+            words.zero,
+        )
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        self.starts = np.array([parameters.starts[f"{LSTM}{name}"] for name in names])
+        more = _TILE - 1
+
+        def empty(*shape: int) -> np.ndarray:
+            return np.empty(shape, np.float32)
+
+        self.traces = Trace(
+            np.empty((members, steps), np.int64),
+            np.empty((members, distinct), np.int32),
+            np.empty((members, frames), np.int32),
+            empty(members, frames + more, 4 * width),
+            empty(members, frames, width),
+            empty(members, frames + batch_size + more, width),
+            empty(members, frames + batch_size, width),
+        )
+        self.scratch = Scratch(
+            np.full(len(words.vectors), -1, np.int32),
+            empty(distinct, features),
+            empty(distinct, 4 * width),
+            empty(batch_size + more, 4 * width),
+            empty(batch_size + more, width),
+            empty(batch_size, width),
+        )
+
+    def positions(self, order: Tensor) -> Tensor:
+        """Returns an epoch's positions (K, N); in a batch the least padded examples come first."""
+        batch = torch.arange(order.shape[1]) // self.batch_size
+        steps = self.words.ids.shape[1]
+        return (batch * steps + self.words.padding[order]).argsort(dim=1, stable=True)
+
+    def forward(self, index: Tensor, rows: Tensor) -> Tensor:
+        """Returns the final states (K, B, H) of examples (K, B) by the weights in rows (K, P)."""
+        final = np.empty((*index.shape, self.width), np.float32)
+        arrays = index.contiguous().numpy(), self.text, rows.numpy(), self.starts
+        _forward_all(*arrays, self.traces, self.scratch, final)
+        return torch.from_numpy(final)
+
+    def backward(self, d_final: Tensor, rows: Tensor, grads: Tensor) -> None:
+        """Writes the gradients of the LSTMs' weights into their places in grads (K, P)."""
+        arrays = d_final.contiguous().numpy(), self.text, rows.numpy(), grads.numpy()
+        _backward_all(*arrays, self.starts, self.traces, self.scratch)

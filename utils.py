@@ -21,15 +21,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.files import InputError as InputError
+from data.files import printable as printable
 from data.pickles import PickleError, UnsafePickle, load_pickle
 
 EMOTIONS = ("happy", "sad", "angry", "neutral")
 SPLITS = ("train", "valid", "test")
 POM_SENTIMENT = 14  # column of the trait that 17-column copies of POM have and the paper doesn't
-
-
-class InputError(ValueError):
-    """Bad input: what was expected, what came, and what to do, in one line."""
 
 
 class Split(Dataset):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,6 +68,42 @@ def _require_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = "folder" if stat.S_ISDIR(found.st_mode) else "pipe, a socket or a device"
         raise InputError(f"{path}: expected a file, got a {kind}")
+
+
+@contextlib.contextmanager
+def opened_unchanged(path: Path, missing: str = "no such file") -> Iterator[BinaryIO]:
+    """Opens a file as `open_regular` does, for as long as it stays as it is.
+
+    Raises:
+        InputError: It was written to or replaced before the end, whatever that led to.
+    """
+    with open_regular(path, missing) as file:
+        before = os.fstat(file.fileno())
+        try:
+            yield file
+        finally:
+            if not _is_unchanged(path, before, os.fstat(file.fileno())):
+                raise InputError(f"{path}: changed while it was read; run the command again")
+
+
+def _is_unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> bool:
+    try:
+        replaced = not os.path.samestat(before, os.stat(path))
+    except OSError:
+        replaced = True
+    times = before.st_mtime_ns == after.st_mtime_ns and before.st_ctime_ns == after.st_ctime_ns
+    return not replaced and before.st_size == after.st_size and times
+
+
+def checksum(file: BinaryIO, progress: Callable[[int], object] | None = None) -> str:
+    """Returns the SHA-256 of an open file, in hexadecimal; progress is told of bytes as they go."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(2**20):
+        digest.update(block)
+        if progress is not None:
+            progress(len(block))
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,29 +1,23 @@
-"""What data files hold, and whether the train scripts can use them."""
+"""What data files hold, whether they are the official ones, and which train script can use them."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from data.formats import LAYOUTS, Found, Values
-from utils import EMOTIONS, SPLITS, InputError, load_iemocap, load_mosi, load_pom, padded_in_front
+from data.checks import are_class_numbers, label_notes
+from data.conversion import labels_of, text_of
+from data.corpora import CORPORA, SPLITS, Corpus
+from data.files import InputError, checksum, opened_unchanged, printable
+from data.formats import LAYOUTS, MULT_EMOTIONS, SUFFIXES, Found, Values, read_open
+from utils import Loaded, assemble, padded_in_front
 
 CHUNK = 2**24  # bytes that are looked at together
-MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")  # their order in MulT's labels (N, 4, 2)
-LOADERS = {
-    "mosi": [load_mosi],
-    "iemocap": [partial(load_iemocap, emotion=emotion) for emotion in EMOTIONS],
-    "pom": [load_pom],
-}
 
 
 class Summary(NamedTuple):
@@ -62,6 +56,7 @@ class Report(NamedTuple):
         layout: Its title.
         summaries: One for each array or list.
         labels: One line per split and emotion: a range, or the balance of classes.
+        notes: What is odd about labels and features.
         usable: Whether a train script can use it where it lies.
         advice: Which script can, else what to do.
     """
@@ -70,19 +65,35 @@ class Report(NamedTuple):
     layout: str
     summaries: list[Summary]
     labels: list[str]
+    notes: list[str]
     usable: bool
     advice: str
+
+
+class Verdict(NamedTuple):
+    """What was found out about a file, and whether it is as it should be."""
+
+    path: Path
+    right: bool
+    text: str
+
+
+# Inspection.
 
 
 @np.errstate(all="ignore")  # NaN and infinite values are what is looked for
 def inspect(found: Found) -> Report:
     """Returns what a file holds and who can use it."""
-    usable, advice = usability(found)
-    title = LAYOUTS[found.layout].title if found.layout in LAYOUTS else "unknown"
-    if found.layout == "sequence":
-        title = "computational sequence of the CMU-MultimodalSDK"
+    usable, advice, notes = usability(found)
     labels = list(_labels(found)) if found.layout in LAYOUTS else []
-    return Report(found.path, title, list(_summaries(found)), labels, usable, advice)
+    summaries = list(_summaries(found))
+    return Report(found.path, _title(found), summaries, labels, notes, usable, advice)
+
+
+def _title(found: Found) -> str:
+    if found.layout == "sequence":
+        return "computational sequence of the CMU-MultimodalSDK"
+    return LAYOUTS[found.layout].title if found.layout in LAYOUTS else "unknown"
 
 
 def _summaries(found: Found) -> Iterator[Summary]:
@@ -118,6 +129,7 @@ def summarise(where: str, value: Values) -> Summary:
     low = np.min([part.low for part in columns], axis=0)
     high = np.max([part.high for part in columns], axis=0)
     zeros = [part.zero_frames for part in columns]
+    side = padded_in_front([value]) if value.ndim == 3 else None
     return summary._replace(
         nan=sum(part.nan for part in columns),
         inf=sum(part.inf for part in columns),
@@ -125,7 +137,7 @@ def summarise(where: str, value: Values) -> Summary:
         high=float(high.max()) if np.isfinite(high).any() else math.nan,
         constant=int((low >= high).sum()),
         padding=sum(zeros) / math.prod(value.shape[:-1]) if value.ndim == 3 else 0.0,
-        side=_side(value),
+        side={True: "front", False: "end", None: ""}[side],
     )
 
 
@@ -149,12 +161,6 @@ class _Columns:
         self.zero_frames = int((~part.any(axis=1)).sum())
 
 
-def _side(value: np.ndarray) -> str:
-    if value.ndim != 3:
-        return ""
-    return {True: "front", False: "end", None: ""}[padded_in_front([value])]
-
-
 def _labels(found: Found) -> Iterator[str]:
     for emotion in found.emotions:
         for split in SPLITS:
@@ -163,7 +169,7 @@ def _labels(found: Found) -> Iterator[str]:
             if label.ndim == 3 and label.shape[1:] == (len(MULT_EMOTIONS), 2):
                 for column, inner in enumerate(MULT_EMOTIONS):
                     yield f"{inner} {split}: {_balance(label[:, column])}"
-            elif emotion or (label.ndim == 2 and label.shape[1] == 2):
+            elif label.ndim == 2 and label.shape[1] == 2:
                 yield f"{name}: {_balance(label)}"
             else:
                 finite = label[np.isfinite(label)]
@@ -176,72 +182,148 @@ def _labels(found: Found) -> Iterator[str]:
 
 
 def _balance(label: np.ndarray) -> str:
-    counts = [f"[1, 0] {int(label[:, 0].sum())}", f"[0, 1] {int(label[:, 1].sum())}"]
+    counts = [f"[{1 - i}, {i}] {np.nansum(label[:, i]):.0f}" for i in (0, 1)]
     return f"{', '.join(counts)} of {len(label)} examples"
 
 
-def usability(found: Found) -> tuple[bool, str]:
-    """Returns whether a train script can use the file where it lies, and what to do."""
+# Who can use a file.
+
+
+def usability(found: Found) -> tuple[bool, str, list[str]]:
+    """Returns whether a train script can use the file where it lies, what to do, and notes."""
     if found.layout == "sequence":
-        return (
-            False,
-            "align it with the CMU-MultimodalSDK and save named arrays, then convert those",
-        )
+        advice = "align it with the CMU-MultimodalSDK and save named arrays, then convert those"
+        return False, advice, []
     if found.layout is None:
-        return False, "no known layout; save named arrays (data/README.md) and convert those"
+        advice = "no known layout; save named arrays (data/README.md) and convert those"
+        return False, advice, []
+    notes: list[str] = []
     try:
-        name = corpus_of(found)
+        corpus = corpus_of(found)
+        if found.layout != "release":
+            advice = _advice_to_convert(found, corpus, notes)
+            return False, advice, notes
+        notes += load_found(found, corpus).notes
     except InputError as error:
-        return False, str(error)
-    if found.layout != "release":
-        source = found.path
-        return False, f"python data/prepare.py convert {source} --to {name} -o data"
-    try:
-        try_loader(found.path, name)
-    except InputError as error:
-        return False, str(error)
-    if found.path.name != f"{name}.pkl":
-        return False, f"name it {name}.pkl, then train_{name}.py can use it"
-    return True, f"python train_{name}.py --data_path {found.path.parent}"
+        return False, str(error), notes
+    if found.path.name != f"{corpus.name}.pkl":
+        advice = f"name it {corpus.name}.pkl, then train_{corpus.name}.py can use it"
+        return False, advice, notes
+    return True, f"python train_{corpus.name}.py --data_path {found.path.parent}", notes
 
 
-def corpus_of(found: Found) -> str:
-    """Returns mosi, iemocap or pom, whichever the labels belong to.
+def corpus_of(found: Found) -> Corpus:
+    """Returns the data set that a file's labels belong to; its name decides between several.
 
     Raises:
         InputError: They belong to none.
     """
-    if found.emotions == EMOTIONS:
-        return "iemocap"
-    shape = found.part("train", "label").shape
-    inner = math.prod(shape[1:])
-    if inner == 1:
-        return "mosi"
-    if inner in (16, 17):
-        return "pom"
-    if shape[1:] == (len(MULT_EMOTIONS), 2):
-        return "iemocap"
-    raise InputError(
-        f"{found.path}: expected labels (N, 1) of MOSI, (N, 16) of POM or (N, 4, 2) of IEMOCAP, "
-        f"got {shape}"
-    )
+    shape = found.part("train", "label", found.emotions[0]).shape
+    in_columns = shape[1:] == (len(MULT_EMOTIONS), 2)
+    fitting = [
+        corpus
+        for corpus in CORPORA.values()
+        if (
+            found.emotions == corpus.emotions or in_columns
+            if corpus.emotions
+            else found.emotions == ("",) and math.prod(shape[1:]) in corpus.columns_in_files
+        )
+    ]
+    named = [corpus for corpus in fitting if corpus.name in found.path.name]
+    if not fitting:
+        widths = [f"(N, {c.label_columns}) of {c.title}" for c in CORPORA.values()]
+        raise InputError(
+            f"{found.path}: expected labels {', '.join(widths)}, or (N, 4, 2) with four emotions, "
+            f"got {shape}"
+        )
+    return (named or fitting)[0]
 
 
-def try_loader(path: Path, name: str) -> tuple[tuple[int, ...], tuple[int, int, int]]:
-    """Returns examples per split, and features of audio, video and text, as a script loads them.
+def _advice_to_convert(found: Found, corpus: Corpus, notes: list[str]) -> str:
+    """Returns the command; what is odd about the labels is added to the notes.
 
     Raises:
-        InputError: The script couldn't use the file.
+        InputError: The file holds what no conversion mends.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        os.symlink(path.resolve(), Path(folder) / f"{name}.pkl")
+    for split in SPLITS:
+        text_of(found, split)
+    for emotion, labels in labels_of(found, corpus, []).items():
+        notes += [f"{emotion}: {note}".removeprefix(": ") for note in label_notes(corpus, labels)]
+        if not emotion and are_class_numbers(labels):
+            low, high = corpus.label_range
+            raise InputError(
+                f"the labels are class numbers, it seems: expected {corpus.title}'s, which go from "
+                f"{low} to {high}; save named arrays with those (data/README.md), and convert them"
+            )
+    return f"python data/prepare.py convert {found.path} --to {corpus.name}"
+
+
+def load_found(found: Found, corpus: Corpus) -> Loaded:
+    """Returns a file's contents as a script loads them, with the notes on all its emotions.
+
+    Raises:
+        InputError: The script couldn't use them.
+    """
+    data, loaded = found.nested(), None
+    notes: list[str] = []
+    for emotion in corpus.emotions or (None,):
+        loaded = assemble(found.path, data, corpus, emotion=emotion)
+        notes += loaded.notes
+    assert loaded is not None
+    return loaded._replace(notes=tuple(notes))
+
+
+def verify(folder: Path) -> Iterator[Verdict]:
+    """Yields a verdict on each data file of a folder.
+
+    Raises:
+        InputError: There are none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of data files, found none there")
+    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and not f.is_dir())
+    if not files:
+        raise InputError(
+            f"{folder}: expected data files, found none; see data/README.md for how to get them, "
+            "or run: python data/prepare.py synthetic"
+        )
+    for path in files:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                loaded = [load(folder) for load in LOADERS[name]][-1]
+            with opened_unchanged(path) as file:
+                verdict = _verdict(path, file)
         except InputError as error:
-            inside = str(Path(folder) / f"{name}.pkl")
-            raise InputError(str(error).replace(inside, str(path))) from None
-    return tuple(len(split) for split in loaded[:3]), loaded[3]
+            verdict = Verdict(path, False, str(error).removeprefix(f"{path}: "))
+        yield verdict
+
+
+def _verdict(path: Path, file: BinaryIO) -> Verdict:
+    corpus = CORPORA.get(path.stem) if path.suffix == ".pkl" else None
+    size = file.seek(0, 2)
+    if corpus and size == corpus.file_size:
+        with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False) as bar:
+            if checksum(file, bar.update) == corpus.sha256:
+                return Verdict(path, True, "the official file")
+        text = "the official file's size, but not its checksum: it is damaged; get it anew"
+        return Verdict(path, False, text)
+    file.seek(0)
+    found = read_open(path, file)
+    if corpus is None:
+        return Verdict(path, found.layout is not None, f"{_title(found)}; {usability(found)[1]}")
+    loaded = load_found(found, corpus)
+    examples = tuple(len(split) for split in loaded.splits)
+    text = f"not the official file, but train_{corpus.name}.py can use it: "
+    text += _sizes(examples, loaded.input_dims)
+    official = (corpus.examples, corpus.dims)
+    same = (examples, loaded.input_dims) == official
+    text += ", as in the official data" if same else f" (official: {_sizes(*official)})"
+    return Verdict(path, True, "; ".join([text, *loaded.notes]))
+
+
+def _sizes(examples: tuple[int, ...], dims: tuple[int, ...]) -> str:
+    return f"{' / '.join(map(str, examples))} examples, {' / '.join(map(str, dims))} features"
+
+
+# Printing.
 
 
 def table(report: Report) -> str:
@@ -253,28 +335,20 @@ def table(report: Report) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    labels = [f"label {line}" for line in report.labels]
+    lines += [f"label {line}" for line in report.labels]
+    lines += [f"note: {note}" for note in report.notes]
     verdict = "can be used" if report.usable else "can't be used as it is"
-    return "\n".join(
-        [f"{report.path}: {report.layout}", *lines, *labels, f"{verdict}: {report.advice}"]
-    )
+    lines = [f"{report.path}: {report.layout}", *lines, f"{verdict}: {report.advice}"]
+    return "\n".join(map(printable, lines))
 
 
 def _row(summary: Summary) -> Sequence[str]:
     shape = " x ".join(map(str, summary.shape))
+    first = (summary.where, shape, summary.dtype, str(summary.nan), str(summary.inf))
     if summary.dtype == "list" or math.isnan(summary.low):
-        return (summary.where, shape, summary.dtype, str(summary.nan), str(summary.inf), *"----")
-    return (
-        summary.where,
-        shape,
-        summary.dtype,
-        str(summary.nan),
-        str(summary.inf),
-        f"{summary.low:.4g}",
-        f"{summary.high:.4g}",
-        str(summary.constant),
-        f"{summary.padding:.0%} {summary.side}" if summary.padding else "-",
-    )
+        return (*first, *"----")
+    padding = f"{summary.padding:.0%} {summary.side}" if summary.padding else "-"
+    return (*first, f"{summary.low:.4g}", f"{summary.high:.4g}", str(summary.constant), padding)
 
 
 def as_json(report: Report) -> dict[str, object]:

@@ -221,10 +221,11 @@ def outcome(path: Path) -> str:
 
 
 def outcome_of_library(path: Path) -> str:
-    """As `outcome`, for what layouts.py runs in a process of its own."""
+    """As `outcome`, for what formats.py runs in a process of its own."""
     try:
-        for _ in hdf5.arrays(path):
-            pass
+        with path.open("rb") as file:
+            for _ in hdf5.arrays(file):
+                pass
     except Exception:  # main() turns any into one line
         return "refused"
     return "read"

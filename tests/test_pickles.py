@@ -18,7 +18,8 @@ from utils import InputError
 
 def loaded(content: bytes, tmp_path: Path) -> object:
     (tmp_path / "some.pkl").write_bytes(content)
-    return load_pickle(tmp_path / "some.pkl")
+    with (tmp_path / "some.pkl").open("rb") as file:
+        return load_pickle(file)
 
 
 def assert_same(got: object, expected: object) -> None:

@@ -239,7 +239,7 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mosi.pkl").mkdir()
-    assert "can't be read" in refusal("mosi", tmp_path)
+    assert "expected a file, got a folder" in refusal("mosi", tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])

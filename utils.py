@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from os import PathLike
@@ -362,12 +363,16 @@ def _set_length(raw: Arrays, length: int, corpus: Corpus) -> None:
     """Cuts or pads the texts to this many steps."""
     in_front = padded_in_front([arrays["glove"] for arrays in raw.values()])
     in_front = corpus.padded_in_front if in_front is None else in_front
+    size = sum(length * arrays["glove"][:, 0].nbytes for arrays in raw.values())
     try:
+        if size > sys.maxsize:
+            raise MemoryError  # numpy's own errors differ
         for arrays in raw.values():
             arrays["glove"] = _with_length(arrays["glove"], length, in_front)
-    except (MemoryError, ValueError, OverflowError):  # ValueError: beyond what numpy can count
+    except MemoryError:
         raise InputError(
-            f"max_len: expected a length whose texts fit into the memory, got {length:,}"
+            f"max_len: expected a length whose texts fit into the memory, got {length:,}, which "
+            f"takes {size // 2**30:,} GiB"
         ) from None
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from conftest import pickled, tiny_arrays, with_keys
 from python2 import Python2Pickler
 
-from data import prepare
+import utils
+from data import formats, prepare
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.synthetic import synthetic
 from utils import EMOTIONS, InputError, load_corpus, load_iemocap, load_mosi, load_pom
@@ -370,6 +375,189 @@ def test_inspect_reads_the_byte_form_of_the_official_files(
     (tmp_path / "mosi.pkl").write_bytes(Python2Pickler().dumps(tiny_arrays("mosi")))
     (report,) = reports(capsys, tmp_path / "mosi.pkl")
     assert report["usable"]
+
+
+# What is odd about a file.
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (np.arange(9.0) % 2, "the whole numbers 0, 1:"),
+        (np.arange(9.0) % 4, "the whole numbers 0, 1, 2, 3:"),
+        (np.arange(9.0) % 7, "from 0 to 6, where CMU-MOSI's go from -3 to 3"),
+        (np.arange(9.0) % 3 - 1, "the whole numbers -1, 0, 1:"),
+        (np.linspace(0.5, 3, 9), "none is below 0"),
+    ],
+)
+def test_odd_labels_are_noted_by_inspect_and_convert(
+    labels: np.ndarray, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = sequences((1,))
+    for parts in splits.values():
+        parts["label"] = labels[: len(parts["label"]), None]
+    source = write_mmsa(tmp_path / "aligned_50.pkl", splits, lengths=False)
+    (report,) = reports(capsys, source)
+    assert any(note in line for line in report["notes"])
+    assert ("--to mosi" in report["advice"]) is not ("class numbers" in report["advice"])
+    assert ("class numbers" in report["advice"]) is bool((labels == labels.round()).all())
+    run("convert", source, "--to", "mosi", "-o", tmp_path)
+    assert note in capsys.readouterr().out
+    run("inspect", tmp_path / "mosi.pkl")
+    assert note in capsys.readouterr().out
+    run("verify", tmp_path)
+    assert note in capsys.readouterr().out
+
+
+def test_an_emotion_that_a_split_does_not_have_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = sequences((4, 2))
+    splits["test"]["label"][:, 2] = [1, 0]  # sad
+    source = write_mult(tmp_path / "iemocap_data.pkl", splits)
+    run("inspect", source)
+    assert "note: sad: labels of test are all [1, 0]" in capsys.readouterr().out
+    run("convert", source, "--to", "iemocap", "-o", tmp_path)
+    assert "sad: labels of test are all [1, 0]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", [(3, 50), (50,), (50, 1)])
+@pytest.mark.parametrize("write", [partial(write_mmsa, lengths=True), write_mult, write_arrays])
+def test_token_numbers_are_no_text(
+    write: Callable[..., Path],
+    shape: tuple[int, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    splits = sequences((1,))
+    for parts in splits.values():
+        numbers = np.random.default_rng(0).integers(0, 30_522, (len(parts["text"]), *shape))
+        parts["text"] = numbers.astype(np.float32)
+    name = "some.npz" if write is write_arrays else "some.pkl"
+    source = write(tmp_path / name, splits)
+    (report,) = reports(capsys, source)
+    assert "got token numbers" in report["advice"]
+    with pytest.raises(InputError, match=r"got token numbers .* take text features"):
+        run("convert", source, "--to", "mosi", "-o", tmp_path)
+
+
+def test_features_of_whole_numbers_are_text(tmp_path: Path) -> None:
+    splits = sequences((1, 1))
+    for parts in splits.values():
+        parts["text"] = np.random.default_rng(0).integers(0, 2, parts["text"].shape)
+    source = write_mult(tmp_path / "mosi_data.pkl", splits)
+    run("convert", source, "--to", "mosi", "-o", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "npz", "h5"])
+def test_names_in_a_file_cannot_steer_the_terminal(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, path = "\x1b]0;title\x07\x9b2J", tmp_path / f"a\x1b[2J.{kind}"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({name: np.ones(3), "deep": {name: [name]}}))
+    elif kind == "npz":
+        np.savez(path, allow_pickle=False, **{name: np.ones(3)})
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file[name] = np.ones(3)
+    run("inspect", path)
+    out = capsys.readouterr().out
+    assert "\\x1b]0;title\\x07\\x9b2J" in out
+    assert out.replace("\n", "").isprintable()
+    with pytest.raises(InputError, match="expected a known layout, got") as caught:
+        run("convert", path, "--to", "mosi", "-o", tmp_path)
+    assert str(caught.value).replace(str(path), "").isprintable()
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["convert", "--to", "mosi", "-o", "out"]])
+def test_a_pipe_is_refused_at_once(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "a.pkl", tmp_path / "folder" / "a.npy"):
+        os.mkfifo(path)
+        for source in {path, path.parent if path.parent != tmp_path else path}:
+            with pytest.raises(InputError, match=rf"{path.name}: expected a file, got a pipe"):
+                run(*command, source)
+
+
+def test_a_file_that_changes_while_it_is_converted_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1)))
+
+    def read_and_change(path: Path, file: BinaryIO) -> object:
+        data = utils.read_pickle(path, file)
+        path.write_bytes(b"other")
+        return data
+
+    monkeypatch.setattr(formats, "read_pickle", read_and_change)
+    with pytest.raises(InputError, match=r"mosi_data\.pkl: changed while it was read"):
+        run("convert", source, "--to", "mosi", "-o", tmp_path)
+    assert not (tmp_path / "mosi.pkl").exists()
+
+
+# Verification.
+
+
+def test_verify_knows_the_official_file_and_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = pickle.dumps(tiny_arrays("mosi"))
+    sha256 = hashlib.sha256(content).hexdigest()
+    official = CORPORA["mosi"]._replace(file_size=len(content), sha256=sha256)
+    monkeypatch.setitem(CORPORA, "mosi", official)
+    (tmp_path / "mosi.pkl").write_bytes(content)
+    run("verify", tmp_path)
+    assert "the official file" in capsys.readouterr().out
+    (tmp_path / "mosi.pkl").write_bytes(content[:-2] + b"x.")
+    with pytest.raises(SystemExit) as ended:
+        run("verify", tmp_path)
+    assert ended.value.code == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_verify_tries_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pickled(tmp_path, "mosi", tiny_arrays("mosi"))
+    write_mult(tmp_path / "iemocap_data.pkl", sequences((4, 2)))
+    run("verify", tmp_path)
+    out = capsys.readouterr().out
+    assert "train_mosi.py can use it: 23 / 9 / 11 examples, 6 / 5 / 7 features" in out
+    assert "MulT / MultiBench pickle" in out
+    (tmp_path / "pom.pkl").write_bytes(b"no pickle")
+    os.mkfifo(tmp_path / "iemocap.pkl")
+    with pytest.raises(SystemExit):
+        run("verify", tmp_path)
+    out = capsys.readouterr().out
+    assert "pom.pkl: expected a whole pickle" in out
+    assert "iemocap.pkl: expected a file, got a pipe" in out
+
+
+def test_verify_of_an_empty_folder_says_how_to_get_data(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"prepare\.py synthetic"):
+        run("verify", tmp_path)
+
+
+# A new data set.
+
+
+def test_a_new_data_set_takes_a_row_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = small("mosi", (30, 9, 9))._replace(name="mosei", title="CMU-MOSEI", steps=6)
+    monkeypatch.setitem(CORPORA, "mosei", new)
+    run("synthetic", "mosei", "--output_path", tmp_path)
+    loaded = load_corpus(tmp_path, "mosei")
+    assert loaded.input_dims == new.dims
+    run("verify", tmp_path)
+    assert "train_mosei.py can use it" in capsys.readouterr().out
+    source = write_mult(tmp_path / "mosei_senti_data.pkl", sequences((1, 1)))
+    (report,) = reports(capsys, source)
+    assert report["advice"].endswith("--to mosei")
+    run("convert", source, "--to", "mosei", "-o", tmp_path, "--force")
+    assert load_corpus(tmp_path, "mosei").input_dims == (5, 4, 7)
+    with pytest.raises(InputError, match=r"prepare\.py synthetic mosei"):
+        load_corpus(tmp_path / "none", "mosei")
 
 
 # Synthetic data.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.assembly import assemble, padded_in_front
 from data.checks import refuse_token_numbers
 from data.corpora import MODALITIES, SPLITS, Corpus
 from data.files import InputError, make_folder, write_atomically
 from data.formats import LAYOUTS, MULT_EMOTIONS, Found
-from utils import assemble, padded_in_front
 
 CHUNK = 256  # examples that are averaged together
 
@@ -66,8 +66,7 @@ def convert(found: Found, corpus: Corpus, average: str, scale: str) -> tuple[obj
     }
     whole = data if corpus.emotions else data[b""]
     for emotion in labels:
-        loaded = assemble(found.path, whole, corpus, emotion=emotion or None)
-        notes += [note for note in loaded.notes if note not in notes]
+        notes += assemble(found.path, whole, corpus, emotion=emotion or None).notes
     notes += _differences(corpus, features)
     return whole, notes
 

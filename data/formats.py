@@ -21,10 +21,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from data import hdf5
+from data.assembly import read_pickle
 from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS
 from data.files import InputError, opened_unchanged, printable
 from data.hdf5 import MOST_ARRAYS, MOST_INFLATED
-from utils import read_pickle
 
 MOST_DEPTH = 4  # emotion, split, modality, and one to spare
 SUFFIXES = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".csd")

@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from data.assembly import Assembled, assemble
 from data.checks import are_class_numbers, label_notes
 from data.conversion import labels_of, text_of
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
-from data.formats import LAYOUTS, MULT_EMOTIONS, SUFFIXES, Found, Values, read_open
-from utils import Loaded, assemble, padded_in_front
-
-CHUNK = 2**24  # bytes that are looked at together
-
-
-class Summary(NamedTuple):
-    """What one array, or list, of a file looks like. Counts are of values.
-
-    Attributes:
-        where: Its path in the file.
-        shape: Its shape, or a list's length.
-        dtype: Its dtype, or "list".
-        nan: How many values are NaN.
-        inf: How many are infinite.
-        low: The smallest finite value.
-        high: The largest one.
-        constant: How many of the columns (the last dimension) have one value only.
-        padding: Of sequences: the share of frames that are zero throughout.
-        side: Where most of these frames are: "front", "end" or "".
-    """
-
-    where: str
-    shape: tuple[int, ...]
-    dtype: str
-    nan: int = 0
-    inf: int = 0
-    low: float = math.nan
-    high: float = math.nan
-    constant: int = 0
-    padding: float = 0.0
-    side: str = ""
+from data.formats import LAYOUTS, MULT_EMOTIONS, SUFFIXES, Found, read_open
+from data.summaries import HEAD, Summary, cells, summaries
 
 
 class Report(NamedTuple):
@@ -86,79 +57,14 @@ def inspect(found: Found) -> Report:
     """Returns what a file holds and who can use it."""
     usable, advice, notes = usability(found)
     labels = list(_labels(found)) if found.layout in LAYOUTS else []
-    summaries = list(_summaries(found))
-    return Report(found.path, _title(found), summaries, labels, notes, usable, advice)
+    shown = list(summaries(found))
+    return Report(found.path, _title(found), shown, labels, notes, usable, advice)
 
 
 def _title(found: Found) -> str:
     if found.layout == "sequence":
         return "computational sequence of the CMU-MultimodalSDK"
     return LAYOUTS[found.layout].title if found.layout in LAYOUTS else "unknown"
-
-
-def _summaries(found: Found) -> Iterator[Summary]:
-    if found.layout == "sequence":
-        yield _sequence(found)
-        return
-    known: dict[int, Summary] = {}  # IEMOCAP's emotions share their features
-    for where, value in found.values.items():
-        if id(value) not in known:
-            known[id(value)] = summarise(where, value)
-        yield known[id(value)]._replace(where=where)
-
-
-def _sequence(found: Found) -> Summary:
-    """All videos of a computational sequence as if they were one."""
-    features = [
-        np.asarray(value) for where, value in found.values.items() if where.endswith("/features")
-    ]
-    name = next(iter(found.values)).split("/")[0]
-    steps = sum(len(array) for array in features if array.ndim)
-    shape = (steps, *features[0].shape[1:])
-    return Summary(f"{name}: {len(features)} videos", shape, str(features[0].dtype))
-
-
-def summarise(where: str, value: Values) -> Summary:
-    """Returns what an array or a list looks like."""
-    if not isinstance(value, np.ndarray):
-        return Summary(where, (len(value),), "list")
-    summary = Summary(where, value.shape, str(value.dtype))
-    if value.dtype.kind not in "fiub" or 0 in value.shape or value.ndim == 0:
-        return summary
-    columns = [_Columns(part) for part in _chunks(value)]
-    low = np.min([part.low for part in columns], axis=0)
-    high = np.max([part.high for part in columns], axis=0)
-    zeros = [part.zero_frames for part in columns]
-    side = padded_in_front([value]) if value.ndim == 3 else None
-    return summary._replace(
-        nan=sum(part.nan for part in columns),
-        inf=sum(part.inf for part in columns),
-        low=float(low.min()) if np.isfinite(low).any() else math.nan,
-        high=float(high.max()) if np.isfinite(high).any() else math.nan,
-        constant=int((low >= high).sum()),
-        padding=sum(zeros) / math.prod(value.shape[:-1]) if value.ndim == 3 else 0.0,
-        side={True: "front", False: "end", None: ""}[side],
-    )
-
-
-def _chunks(value: np.ndarray) -> Iterator[np.ndarray]:
-    rows = max(1, CHUNK * len(value) // max(1, value.nbytes))
-    for start in range(0, len(value), rows):
-        yield value[start : start + rows]
-
-
-class _Columns:
-    """Counts and ranges of some of an array's rows, by column."""
-
-    def __init__(self, part: np.ndarray) -> None:
-        part = part.reshape(-1, part.shape[-1] if part.ndim > 1 else 1)
-        finite = np.isfinite(part)
-        self.nan = int(np.isnan(part).sum())
-        self.inf = int(part.size - finite.sum()) - self.nan
-        numbers = part.astype(np.float64)
-        self.low = np.min(numbers, axis=0, where=finite, initial=math.inf)
-        self.high = np.max(numbers, axis=0, where=finite, initial=-math.inf)
-        self.zero_frames = int((~part.any(axis=1)).sum())
 
 
 def _labels(found: Found) -> Iterator[str]:
@@ -219,16 +125,7 @@ def corpus_of(found: Found) -> Corpus:
         InputError: They belong to none.
     """
     shape = found.part("train", "label", found.emotions[0]).shape
-    in_columns = shape[1:] == (len(MULT_EMOTIONS), 2)
-    fitting = [
-        corpus
-        for corpus in CORPORA.values()
-        if (
-            found.emotions == corpus.emotions or in_columns
-            if corpus.emotions
-            else found.emotions == ("",) and math.prod(shape[1:]) in corpus.columns_in_files
-        )
-    ]
+    fitting = [corpus for corpus in CORPORA.values() if _fits(found, shape, corpus)]
     named = [corpus for corpus in fitting if corpus.name in found.path.name]
     if not fitting:
         widths = [f"(N, {c.label_columns}) of {c.title}" for c in CORPORA.values()]
@@ -237,6 +134,14 @@ def corpus_of(found: Found) -> Corpus:
             f"got {shape}"
         )
     return (named or fitting)[0]
+
+
+def _fits(found: Found, shape: tuple[int, ...], corpus: Corpus) -> bool:
+    if found.emotions != ("",):
+        return found.emotions == corpus.emotions
+    if corpus.emotions:
+        return shape[1:] == (len(MULT_EMOTIONS), 2)
+    return math.prod(shape[1:]) in corpus.columns_in_files
 
 
 def _advice_to_convert(found: Found, corpus: Corpus, notes: list[str]) -> str:
@@ -258,19 +163,21 @@ def _advice_to_convert(found: Found, corpus: Corpus, notes: list[str]) -> str:
     return f"python data/prepare.py convert {found.path} --to {corpus.name}"
 
 
-def load_found(found: Found, corpus: Corpus) -> Loaded:
-    """Returns a file's contents as a script loads them, with the notes on all its emotions.
+def load_found(found: Found, corpus: Corpus) -> Assembled:
+    """Returns a file's contents as a script takes them, with the notes on all its emotions.
 
     Raises:
         InputError: The script couldn't use them.
     """
-    data, loaded = found.nested(), None
-    notes: list[str] = []
-    for emotion in corpus.emotions or (None,):
-        loaded = assemble(found.path, data, corpus, emotion=emotion)
-        notes += loaded.notes
-    assert loaded is not None
-    return loaded._replace(notes=tuple(notes))
+    data = found.nested()
+    *emotions, last = corpus.emotions or (None,)
+    notes = [
+        note
+        for emotion in emotions
+        for note in assemble(found.path, data, corpus, emotion=emotion).notes
+    ]
+    assembled = assemble(found.path, data, corpus, emotion=last)
+    return assembled._replace(notes=(*notes, *assembled.notes))
 
 
 def verify(folder: Path) -> Iterator[Verdict]:
@@ -303,19 +210,21 @@ def _verdict(path: Path, file: BinaryIO) -> Verdict:
         with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False) as bar:
             if checksum(file, bar.update) == corpus.sha256:
                 return Verdict(path, True, "the official file")
-        text = "the official file's size, but not its checksum: it is damaged; get it anew"
+        text = (
+            "the official file's size, but not its checksum: it is damaged; get it anew, or ask "
+            f"for the corpus at {corpus.request}"
+        )
         return Verdict(path, False, text)
     file.seek(0)
     found = read_open(path, file)
     if corpus is None:
         return Verdict(path, found.layout is not None, f"{_title(found)}; {usability(found)[1]}")
     loaded = load_found(found, corpus)
-    examples = tuple(len(split) for split in loaded.splits)
-    text = f"not the official file, but train_{corpus.name}.py can use it: "
-    text += _sizes(examples, loaded.input_dims)
-    official = (corpus.examples, corpus.dims)
-    same = (examples, loaded.input_dims) == official
-    text += ", as in the official data" if same else f" (official: {_sizes(*official)})"
+    sizes, official = (loaded.examples, loaded.dims), (corpus.examples, corpus.dims)
+    text = f"not the official file, but train_{corpus.name}.py can use it: {_sizes(*sizes)}"
+    text += (
+        ", as in the official data" if sizes == official else f" (official: {_sizes(*official)})"
+    )
     return Verdict(path, True, "; ".join([text, *loaded.notes]))
 
 
@@ -328,9 +237,8 @@ def _sizes(examples: tuple[int, ...], dims: tuple[int, ...]) -> str:
 
 def table(report: Report) -> str:
     """Returns a report as text."""
-    head = ("array", "shape", "dtype", "NaN", "inf", "from", "to", "constant", "padding")
-    rows = [head, *(_row(summary) for summary in report.summaries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    rows = [HEAD, *map(cells, report.summaries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
@@ -342,22 +250,13 @@ def table(report: Report) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _row(summary: Summary) -> Sequence[str]:
-    shape = " x ".join(map(str, summary.shape))
-    first = (summary.where, shape, summary.dtype, str(summary.nan), str(summary.inf))
-    if summary.dtype == "list" or math.isnan(summary.low):
-        return (*first, *"----")
-    padding = f"{summary.padding:.0%} {summary.side}" if summary.padding else "-"
-    return (*first, f"{summary.low:.4g}", f"{summary.high:.4g}", str(summary.constant), padding)
-
-
 def as_json(report: Report) -> dict[str, object]:
     """Returns a report of plain values; NaN becomes None."""
-    summaries = [
+    values = [
         {
             key: None if isinstance(value, float) and math.isnan(value) else value
             for key, value in summary._asdict().items()
         }
         for summary in report.summaries
     ]
-    return report._asdict() | {"path": str(report.path), "summaries": summaries}
+    return report._asdict() | {"path": str(report.path), "summaries": values}

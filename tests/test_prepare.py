@@ -18,8 +18,7 @@ import pytest
 from conftest import pickled, tiny_arrays, with_keys
 from python2 import Python2Pickler
 
-import utils
-from data import formats, prepare
+from data import assembly, formats, prepare
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.synthetic import synthetic
 from utils import EMOTIONS, InputError, load_corpus, load_iemocap, load_mosi, load_pom
@@ -487,7 +486,7 @@ def test_a_file_that_changes_while_it_is_converted_is_refused(
     source = write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1)))
 
     def read_and_change(path: Path, file: BinaryIO) -> object:
-        data = utils.read_pickle(path, file)
+        data = assembly.read_pickle(path, file)
         path.write_bytes(b"other")
         return data
 

@@ -16,7 +16,8 @@ import torch
 from conftest import AUDIO, STEPS, TEXT, VIDEO, Arrays, pickled, tiny_arrays
 from python2 import Python2Pickler
 
-import utils
+from data import assembly
+from data.assembly import assemble
 from data.checks import label_notes
 from data.corpora import CORPORA, MODALITIES, SPLITS
 from data.pickles import load_pickle
@@ -24,7 +25,6 @@ from utils import (
     EMOTIONS,
     InputError,
     Splits,
-    assemble,
     load_corpus,
     load_iemocap,
     load_mosi,
@@ -389,7 +389,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
                 other.write(b"\x80")
         return data
 
-    monkeypatch.setattr(utils, "load_pickle", load_and_change)
+    monkeypatch.setattr(assembly, "load_pickle", load_and_change)
     with pytest.raises(InputError, match=r"mosi\.pkl: changed while it was read"):
         load_it(tmp_path)
 

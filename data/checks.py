@@ -78,7 +78,7 @@ def _sign_notes(corpus: Corpus, labels: Labels) -> Iterator[str]:
 
 def _constant_notes(labels: Labels) -> Iterator[str]:
     for split, label in labels.items():
-        constant = np.flatnonzero(np.ptp(label, axis=0) == 0)
+        constant = np.flatnonzero(label.min(axis=0) == label.max(axis=0))
         if len(constant):
             columns = ", ".join(map(str, constant[:20]))
             where = f" in columns {columns}" if label.shape[1] > 1 else ""

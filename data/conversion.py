@@ -71,13 +71,29 @@ def convert(found: Found, corpus: Corpus, average: str, scale: str) -> tuple[obj
     return whole, notes
 
 
+def _part(found: Found, split: str, role: str) -> np.ndarray:
+    """Returns an array that has examples, as wide as train's."""
+    array, train = found.part(split, role), found.part("train", role)
+    if array.ndim == 0 or 0 in array.shape:
+        raise InputError(
+            f"{found.path}: expected examples in {split}'s {role}, got shape {array.shape}"
+        )
+    whole = slice(1, None) if role == "label" else slice(-1, None)  # steps may differ
+    if array.ndim != train.ndim or array.shape[whole] != train.shape[whole]:
+        raise InputError(
+            f"{found.path}: expected {split}'s {role} to be as in train, {train.shape}, got "
+            f"{array.shape}"
+        )
+    return array
+
+
 def text_of(found: Found, split: str) -> np.ndarray:
     """Returns a split's text (N, T, D).
 
     Raises:
         InputError: It is of another shape, or holds token numbers.
     """
-    text = found.part(split, "text")
+    text = _part(found, split, "text")
     refuse_token_numbers(f"{found.path}: {split}'s text", text)
     if text.ndim != 3:
         raise InputError(
@@ -88,11 +104,11 @@ def text_of(found: Found, split: str) -> np.ndarray:
 
 def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) -> np.ndarray:
     """Returns features (N, D): those of the file, or their means over its steps (N, T, D)."""
-    steps = found.part(split, role)
+    steps = _part(found, split, role)
     if steps.ndim == 2:
         notes.append(f"{split} {role}: {steps.shape} kept: one vector per example already")
         return steps
-    if steps.ndim != 3 or 0 in steps.shape:
+    if steps.ndim != 3:
         raise InputError(
             f"{found.path}: expected {split}'s {role} to be (N, T, D) or (N, D), got {steps.shape}"
         )
@@ -120,9 +136,15 @@ def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) 
 def _words(found: Found, split: str, role: str) -> np.ndarray:
     """Returns which steps are no padding, (N, T): by the text if it is aligned, else by itself."""
     steps, text = found.part(split, role), found.part(split, "text")
-    lengths = found.values.get(f"{split}/{'audio' if role == 'audio' else 'vision'}_lengths")
-    if isinstance(lengths, (np.ndarray, list)) and np.shape(lengths) == (len(steps),):
-        return np.arange(steps.shape[1]) < np.asarray(lengths)[:, None]
+    where = f"{split}/{'audio' if role == 'audio' else 'vision'}_lengths"
+    if where in found.values:
+        try:
+            lengths = np.asarray(found.values[where], dtype=np.float64)
+        except (TypeError, ValueError):
+            lengths = np.empty(0)
+        if lengths.shape != (len(steps),) or not np.isfinite(lengths).all():
+            raise InputError(f"{found.path}: expected a number per example in {where}")
+        return np.arange(steps.shape[1]) < lengths[:, None]
     aligned = text.shape[:2] == steps.shape[:2]
     return _nonzero(text if aligned else steps)
 
@@ -148,7 +170,7 @@ def labels_of(found: Found, corpus: Corpus, notes: Notes) -> dict[str, dict[str,
     Raises:
         InputError: They belong to another data set.
     """
-    raw = {split: found.part(split, "label") for split in SPLITS}
+    raw = {split: _part(found, split, "label") for split in SPLITS}
     shape = raw["train"].shape
     if corpus.emotions:
         if shape[1:] != (len(MULT_EMOTIONS), 2) or not set(corpus.emotions) <= set(MULT_EMOTIONS):

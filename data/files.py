@@ -95,14 +95,12 @@ def _is_unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> 
     return not replaced and before.st_size == after.st_size and times
 
 
-def checksum(file: BinaryIO, progress: Callable[[int], object] | None = None) -> str:
-    """Returns the SHA-256 of an open file, in hexadecimal; progress is told of bytes as they go."""
+def checksum(file: BinaryIO) -> str:
+    """Returns the SHA-256 of an open file, in hexadecimal."""
     digest = hashlib.sha256()
     file.seek(0)
     while block := file.read(2**20):
         digest.update(block)
-        if progress is not None:
-            progress(len(block))
     return digest.hexdigest()
 
 

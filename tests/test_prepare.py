@@ -165,6 +165,18 @@ def test_mmsa_becomes_mosi_whether_aligned_or_not(lengths: bool, tmp_path: Path)
     np.testing.assert_allclose(train.audio, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "lengths", [[None] * 9, ["a"] * 9, [[1], [1, 2]] * 4, [2.0] * 8, [np.nan] * 9]
+)
+def test_lengths_that_are_none_are_refused(lengths: list, tmp_path: Path) -> None:
+    source = write_mmsa(tmp_path / "unaligned_50.pkl", sequences((1,)), lengths=True)
+    data = pickle.loads(source.read_bytes())
+    data["train"]["audio_lengths"] = lengths
+    source.write_bytes(pickle.dumps(data))
+    with pytest.raises(InputError, match="expected a number per example in train/audio_lengths"):
+        run("convert", source, "--to", "mosi", "-o", tmp_path, "--average", "words")
+
+
 def test_sequences_of_different_lengths_are_averaged_over_their_own_words(tmp_path: Path) -> None:
     splits = sequences((1,))
     for parts in splits.values():
@@ -438,6 +450,25 @@ def test_token_numbers_are_no_text(
     assert "got token numbers" in report["advice"]
     with pytest.raises(InputError, match=r"got token numbers .* take text features"):
         run("convert", source, "--to", "mosi", "-o", tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("role", ["audio", "video", "text", "label"])
+@pytest.mark.parametrize("shape", [(), (0, 6, 5), (5, 0, 0), (5, 6, 9), (5,), (5, 2, 2, 2)])
+def test_arrays_of_an_odd_shape_are_refused(
+    shape: tuple[int, ...],
+    role: str,
+    split: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    splits = sequences((1, 1))
+    splits[split][role] = np.ones(shape, dtype=bool)
+    source = write_mult(tmp_path / "mosi_data.pkl", splits)
+    (report,) = reports(capsys, source)
+    assert not report["usable"]
+    with pytest.raises(InputError, match=r"mosi_data\.pkl: expected"):
+        run("convert", source, "--to", "mosi", "-o", tmp_path, "--scale", "max")
 
 
 def test_features_of_whole_numbers_are_text(tmp_path: Path) -> None:

@@ -290,5 +290,5 @@ def _fault(model: SavedModel | None, best: tuple[float, Setting, int]) -> str:
     if model is None:
         return "no such file"
     if model.row != best:
-        return f"that of {describe(*model.row[1:])}"
+        return f"that of {describe(*model.row[1:])}, of {printed(model.row[0])}"
     return "" if model.intact else "other weights than were saved"

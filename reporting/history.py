@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 
 from data.files import InputError, open_regular
-from reporting.runs import LARGEST, Run, name_of
-from search.records import printed
+from reporting.runs import LARGEST, Run
+from search.columns import printed
+from search.run_files import RunFiles
 from training.setting import Setting
 
 
@@ -31,8 +33,9 @@ def read_history(run: Run, folder: Path) -> History:
     Raises:
         InputError: There is no such model, or it is not that of the run's best row.
     """
-    path = folder / f"model_{name_of(run.path)}.pt"
-    with open_regular(path) as file:
+    path = RunFiles.of(run.path, folder).model
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that look like none of torch's
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
             kept = checkpoint["valid_loss"], checkpoint["setting"], checkpoint["seed"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ from data.corpora import CORPORA
 from data.files import InputError, MissingFile, open_regular
 from search.columns import Columns
 from search.experiment import Experiment
+from search.provenance import read_provenance
+from search.run_files import RunFiles
 from search.table import first_line, read_header, read_table
 from training.setting import Setting
 
@@ -184,10 +185,10 @@ def read_run(path: Path, experiments: Experiments) -> Run:
         InputError: The file, or the .json beside it, is none that a train script wrote.
     """
     open_regular(path).close()  # a pipe would be waited for
-    name = name_of(path)
+    name = path.stem.removeprefix("results_")
     if len(os.fsencode(name)) > LONGEST_NAME:
         raise InputError(f"{path}: expected a shorter name, of {LONGEST_NAME} bytes at most")
-    origin = _read_origin(path.with_suffix(".json"), experiments)
+    origin = _read_origin(RunFiles.of(path, path.parent).json, experiments)
     experiment = experiments[origin.data_set] if origin else _by_columns(path, experiments)
     header = read_header(path, experiment.columns)
     emotion = origin.emotion if origin else _emotion(path, experiment)
@@ -202,50 +203,31 @@ def read_run(path: Path, experiments: Experiments) -> Run:
     return Run(path, name, experiment, emotion, origin, rows)
 
 
-def name_of(path: Path) -> str:
-    """Returns what a run is called: its CSV's name without what all of them share."""
-    return path.stem.removeprefix("results_")
-
-
 def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
     try:
-        with open_regular(path) as file:
-            found = json.loads(file.read())
-        return _origin(found, experiments)
+        found = read_provenance(path)
     except MissingFile:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: expected what a train script writes beside its CSV, got something else "
-            f"({type(error).__name__}: {str(error)[:200]}); remove the file if it is none of theirs"
-        ) from None
-
-
-def _origin(found: dict, experiments: Experiments) -> Origin:
-    """Returns what a .json says; raises KeyError, TypeError or ValueError if it doesn't."""
-    fixed = found["fixed"]
-    origin = Origin(
-        found["data_set"],
-        found["emotion"],
-        Path(found["data_file"]),
-        fixed["data sha256"],
-        fixed["epochs"],
-        fixed["patience"],
+    name, fixed = found["data_set"], found["fixed"]
+    sha256 = value if isinstance(value := fixed.get("data sha256"), str) else ""
+    epochs, patience = (
+        value if type(value := fixed.get(key)) is int else 0 for key in ("epochs", "patience")
     )
-    if origin.data_set not in experiments:
-        raise ValueError(f"data_set {origin.data_set!r}")
-    if origin.emotion not in (CORPORA[origin.data_set].emotions or (None,)):
-        raise ValueError(f"emotion {origin.emotion!r}")
-    if "\0" in str(origin.data_file):
-        raise ValueError(f"data_file {str(origin.data_file)!r}")
-    if not isinstance(origin.sha256, str) or not origin.sha256:
-        raise ValueError(f"data sha256 {origin.sha256!r}")
-    for name, value in zip(("epochs", "patience"), origin[-2:], strict=True):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} {value!r}")
-    return origin
+    fits = {
+        "data_set": name in experiments,
+        "emotion": name in CORPORA and found["emotion"] in (CORPORA[name].emotions or (None,)),
+        "data_file": "\0" not in found["data_file"],
+        "data sha256": sha256 != "",
+        "epochs": epochs > 0,
+        "patience": patience > 0,
+    }
+    odd = [field for field, fit in fits.items() if not fit]
+    if odd:
+        raise InputError(
+            f"{path}: expected what a train script writes beside its CSV, got another "
+            f"{', '.join(odd)}, or none; remove the file if it is none of theirs"
+        )
+    return Origin(name, found["emotion"], Path(found["data_file"]), sha256, epochs, patience)
 
 
 def _by_columns(path: Path, experiments: Experiments) -> Experiment:

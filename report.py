@@ -7,7 +7,6 @@ python report.py --best_grid results/results_mosi_1.csv   # the best setting, fo
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -28,11 +27,12 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.best_grid:
         print(best_grid(read_run(options.best_grid, experiments())))
         return
-    runs, left_out = read_runs(options.results, experiments())
+    places = options.results or [Path("results")]
+    runs, left_out = read_runs(places, experiments())
     if not runs:
         raise InputError(
             "; ".join(left_out)
-            or f"{' '.join(map(str, options.results))}: expected results_*.csv with rows in them, "
+            or f"{' '.join(map(str, places))}: expected results_*.csv with rows in them, "
             "got none; train first, for example: python train_mosi.py --settings 10"
         )
     make_folder(options.output_path)
@@ -50,25 +50,15 @@ def experiments() -> Experiments:
     return {name: import_module(f"train_{name}").EXPERIMENT for name in CORPORA}
 
 
-def _flags() -> argparse.ArgumentParser:
-    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument(
-        "results",
-        nargs="*",
-        type=Path,
-        default=[Path("results")],
-        help="results_*.csv, or folders of them (default: results)",
+def _flags() -> Parser:
+    flags = Parser(description=__doc__)
+    add = flags.add_argument
+    add(
+        "results", nargs="*", type=Path, help="results_*.csv, or folders of them (default: results)"
     )
-    flags.add_argument(
-        "--model_path", type=Path, default=Path("models"), help="folder of the trained models"
-    )
-    flags.add_argument(
-        "--output_path",
-        type=Path,
-        default=Path("results"),
-        help="folder for report.md and its figures (default: results)",
-    )
-    flags.add_argument(
+    add("--model_path", type=Path, default=Path("models"), help="folder of the trained models")
+    add("--output_path", type=Path, default=Path("results"), help="folder for report.md, figures")
+    add(
         "--best_grid",
         type=Path,
         metavar="CSV",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +144,20 @@ def test_figures_are_drawn_for_hundreds_of_settings(tmp_path: Path) -> None:
     path = write_results(tmp_path / "results_mosi_1.csv", "mosi", make_rows("mosi", drawn, 1))
     report.main([str(path), "--output_path", str(tmp_path)])
     assert (tmp_path / "hyperparameters_mosi_1.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_report_is_printed_on_a_terminal_that_lacks_its_characters(
+    tmp_path: Path, encoding: str
+) -> None:
+    write_results(tmp_path / "results_mosi_1.csv", "mosi", make_rows("mosi", [SETTING], 2))
+    script = Path(report.__file__)
+    command = [sys.executable, str(script), str(tmp_path), "--output_path", str(tmp_path / "new")]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False)
+    assert (run.returncode, run.stderr) == (0, b"")
+    text = (tmp_path / "new" / "report.md").read_text(encoding="utf-8")
+    assert text.encode(encoding, "backslashreplace") in run.stdout
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (run.returncode, run.stderr.count(b"\n")) == (1, 1)

@@ -13,7 +13,7 @@ from reporting import figures
 from reporting.history import read_history
 from reporting.markdown import image, markdown, table
 from reporting.runs import Run
-from reporting.table2 import Score, span, table_2
+from reporting.table2 import PUBLISHED, Score, span, table_2
 from training.setting import Setting, describe
 
 UNITS = {  # what a column holds, where its name does not say it well
@@ -90,6 +90,8 @@ def data_note(run: Run) -> str:
     name, sha256 = markdown(run.origin.data_file.name), markdown(run.origin.sha256[:12])
     if run.sha256 == CORPORA[run.experiment.name].sha256:
         return f"the official {name} (by its checksum)"
+    if run.experiment.name not in PUBLISHED:
+        return f"{name} (sha256 {sha256}…)"
     return (
         f"another {name} than the official one (sha256 {sha256}…): **the "
         "comparison with the paper is not one of like with like**"

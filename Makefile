@@ -1,5 +1,6 @@
 # make train: a small search on MOSI; make test: all checks; make gpu: what needs a
-# GPU; make paper: the paper's tables.
+# GPU; make paper: the paper's tables. DATA is the folder of the pickles; FLAGS go to the
+# train scripts, as in make paper FLAGS="--output_path elsewhere --jobs 4".
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -8,11 +9,22 @@ SETTINGS ?= 300
 SEEDS ?= 5
 FLAGS ?=
 
-.PHONY: train test gpu paper paper-mosi paper-pom paper-iemocap search-mosi rank-study clean
+# Of a flag, what FLAGS say, else a default: the commands of a target agree on their files.
+flag = $(or $(shell printf '%s\n' $(FLAGS) | \
+	sed -n -e 's/^--$(1)=//p' -e '/^--$(1)$$/{n;p;}' | tail -n 1),$(2))
+FOLDER = $(call flag,data_path,$(DATA))
+RESULTS = $(call flag,output_path,results)
+MODELS = $(call flag,model_path,models)
+RUN = $(call flag,run_id,1)
+NAMES = $(patsubst train_%.py,%,$(wildcard train_*.py))
+MAKE_MOSI = test -e $(FOLDER)/mosi.pkl || \
+	$(PYTHON) data/prepare.py synthetic mosi --output_path $(FOLDER)
+
+.PHONY: train test gpu paper paper-mosi search-mosi rank-study clean
 
 train: $(VENV)/ready
-	@ls $(DATA)/*.pkl >/dev/null 2>&1 || $(PYTHON) data/prepare.py synthetic
-	$(PYTHON) train_mosi.py --data_path $(DATA) --settings 12 --epochs 50 --patience 10 $(FLAGS)
+	@$(MAKE_MOSI)
+	$(PYTHON) train_mosi.py --data_path $(FOLDER) --settings 12 --epochs 50 --patience 10 $(FLAGS)
 
 test: $(VENV)/ready-dev
 	$(VENV)/bin/ruff format --check .
@@ -23,37 +35,35 @@ test: $(VENV)/ready-dev
 # What needs a GPU and a CUDA build of torch: the tests of its path, and the speed of training there.
 gpu: $(VENV)/ready-dev
 	$(PYTHON) -m pytest -m gpu
-	@ls $(DATA)/mosi.pkl >/dev/null 2>&1 || $(PYTHON) data/prepare.py synthetic mosi
+	@$(MAKE_MOSI)
 	$(PYTHON) benchmarks/throughput.py --cuda --settings 4608 --stack 1 4 16 64 256 \
-		--data_path $(DATA)
+		--data_path $(FOLDER)
 
 # Training for the paper's tables, as far as the data are there, and the report.
 paper: $(VENV)/ready
-	@for name in mosi pom iemocap; do \
-		if [ -f $(DATA)/$$name.pkl ]; then $(MAKE) --no-print-directory paper-$$name || exit; \
-		else echo "$(DATA)/$$name.pkl is not there: left out"; fi; \
+	@for name in $(NAMES); do \
+		if [ -f $(FOLDER)/$$name.pkl ]; then $(MAKE) --no-print-directory paper-$$name || exit; \
+		else echo "$(FOLDER)/$$name.pkl is not there: left out"; fi; \
 	done
-	$(PYTHON) benchmarks/efficiency.py
-	$(PYTHON) report.py
+	$(PYTHON) benchmarks/efficiency.py --output_path $(RESULTS)
+	$(PYTHON) report.py $(RESULTS) --model_path $(MODELS) --output_path $(RESULTS)
 
 paper-mosi: rank-study
 
-paper-pom: $(VENV)/ready
-	$(PYTHON) train_pom.py --data_path $(DATA) --signiture pom_paper --hyperparams \
-		--repeats $(SEEDS) $(FLAGS)
-
-paper-iemocap: $(VENV)/ready
-	$(PYTHON) train_iemocap.py --data_path $(DATA) --signiture iemocap_paper --hyperparams \
-		--emotion all --repeats $(SEEDS) $(FLAGS)
+paper-iemocap: EMOTION = --emotion all
+paper-%: $(VENV)/ready
+	$(PYTHON) train_$*.py --data_path $(FOLDER) --hyperparams --repeats $(SEEDS) $(EMOTION) \
+		$(FLAGS) --signiture $*_paper
 
 # No setting was published for MOSI: search for one, then train it at several ranks.
 search-mosi: $(VENV)/ready
-	$(PYTHON) train_mosi.py --data_path $(DATA) --signiture mosi_search --settings $(SETTINGS) $(FLAGS)
+	$(PYTHON) train_mosi.py --data_path $(FOLDER) --settings $(SETTINGS) \
+		$(FLAGS) --signiture mosi_search
 
 rank-study: search-mosi
-	best=$$($(PYTHON) report.py --best_grid results/results_mosi_search_1.csv) && \
-	$(PYTHON) train_mosi.py --data_path $(DATA) --signiture mosi_rank --repeats $(SEEDS) $(FLAGS) \
-		--grid rank=1,2,4,8,16,32 $$best
+	best=$$($(PYTHON) report.py --best_grid $(RESULTS)/results_mosi_search_$(RUN).csv) && \
+	$(PYTHON) train_mosi.py --data_path $(FOLDER) --repeats $(SEEDS) \
+		$(FLAGS) --signiture mosi_rank --grid rank=1,2,4,8,16,32 $$best
 
 $(VENV)/ready: requirements.txt
 	@python3 -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed"'

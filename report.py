@@ -7,61 +7,58 @@ python report.py --best_grid results/results_mosi_1.csv   # the best setting, fo
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from reporting.runs import find_results, read_run
-from reporting.sections import best_grid, distinct, report
-from search.options import run_script
-from search.records import make_folder, write_atomically
-from utils import InputError
+from data.corpora import CORPORA
+from data.files import InputError, make_folder, printable, write_atomically
+from reporting.runs import Experiments, read_run, read_runs
+from reporting.sections import best_grid, report
+from search.options import Parser, run_script
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Writes and prints the report that the command line's flags, or a list of words, ask for."""
+    """Writes and prints the report that the command line's flags, or a list of words, ask for.
+
+    What can't be read is left out, and named.
+    """
     options = _flags().parse_args(words)
     if options.best_grid:
-        print(best_grid(read_run(options.best_grid)))
+        print(best_grid(read_run(options.best_grid, experiments())))
         return
-    paths = [path for path in find_results(options.results) if path.stat().st_size]
-    runs = distinct([run for run in map(read_run, dict.fromkeys(paths)) if run.rows])
+    places = options.results or [Path("results")]
+    runs, left_out = read_runs(places, experiments())
     if not runs:
         raise InputError(
-            f"{' '.join(map(str, options.results))}: expected results_*.csv with rows in them, got "
-            "none; train first, for example: python train_mosi.py --settings 10"
+            "; ".join(left_out)
+            or f"{' '.join(map(str, places))}: expected results_*.csv with rows in them, "
+            "got none; train first, for example: python train_mosi.py --settings 10"
         )
     make_folder(options.output_path)
-    text = report(runs, options.model_path, options.output_path)
+    text = report(runs, left_out, options.model_path, options.output_path)
     path = options.output_path / "report.md"
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
     print(text)
-    print(f"report: {path}")
+    for why in left_out:
+        print(f"left out: {printable(why)}")
+    print(f"report: {printable(str(path))}")
 
 
-def _flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def experiments() -> Experiments:
+    """Returns the experiment of each data set, from its train script."""
+    return {name: import_module(f"train_{name}").EXPERIMENT for name in CORPORA}
+
+
+def _flags() -> Parser:
+    flags = Parser(description=__doc__)
+    add = flags.add_argument
+    add(
+        "results", nargs="*", type=Path, help="results_*.csv, or folders of them (default: results)"
     )
-    flags.add_argument(
-        "results",
-        nargs="*",
-        type=Path,
-        default=[Path("results")],
-        help="results_*.csv, or folders of them (default: results)",
-    )
-    flags.add_argument(
-        "--model_path", type=Path, default=Path("models"), help="folder of the trained models"
-    )
-    flags.add_argument(
-        "--output_path",
-        type=Path,
-        default=Path("results"),
-        help="folder for report.md and its figures (default: results)",
-    )
-    flags.add_argument(
+    add("--model_path", type=Path, default=Path("models"), help="folder of the trained models")
+    add("--output_path", type=Path, default=Path("results"), help="folder for report.md, figures")
+    add(
         "--best_grid",
         type=Path,
         metavar="CSV",

@@ -7,11 +7,9 @@ bytes (files written by Python 2, the official ones among them) or str. See data
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+import os
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +19,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.pickles import PickleError, UnsafePickle, load_pickle
+from data.assembly import Assembled, assemble, read_pickle
+from data.corpora import CORPORA, SPLITS
+from data.files import InputError as InputError
+from data.files import checksum as checksum_of
+from data.files import open_regular, opened_unchanged
+from data.files import printable as printable
 
-EMOTIONS = ("happy", "sad", "angry", "neutral")
-SPLITS = ("train", "valid", "test")
-POM_SENTIMENT = 14  # column of the trait that 17-column copies of POM have and the paper doesn't
-
-
-class InputError(ValueError):
-    """Bad input: what was expected, what came, and what to do, in one line."""
+EMOTIONS = CORPORA["iemocap"].emotions
 
 
 class Split(Dataset):
@@ -59,15 +56,57 @@ class Split(Dataset):
 Splits = tuple[Split, Split, Split, tuple[int, int, int]]
 
 
-class _Corpus(NamedTuple):
-    name: str
-    label_columns: int
-    padded_in_front: bool  # where a file without any padding would have it
+class Loaded(NamedTuple):
+    """A data set as it was loaded.
+
+    Attributes:
+        train: The split to train on.
+        valid: The split that chooses.
+        test: The split that is reported.
+        input_dims: Features of audio, video and text.
+        sha256: Of the bytes that were read, in hexadecimal.
+        notes: What was set to 0 or dropped, and what is odd about the data; to be printed.
+    """
+
+    train: Split
+    valid: Split
+    test: Split
+    input_dims: tuple[int, int, int]
+    sha256: str
+    notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """Train, valid and test."""
+        return self.train, self.valid, self.test
 
 
-_MOSI = _Corpus("mosi", 1, True)
-_IEMOCAP = _Corpus("iemocap", 2, False)
-_POM = _Corpus("pom", 16, True)
+def load_corpus(
+    data_path: str | PathLike[str],
+    name: str,
+    max_len: int | None = None,
+    emotion: str | None = None,
+) -> Loaded:
+    """Returns a data set of data/corpora.py, and the checksum of the very bytes it was read from.
+
+    Args:
+        data_path: The folder that holds its pickle.
+        name: The data set's.
+        max_len: Cuts or pads the text to this many steps, keeping the words; None: as in the file.
+        emotion: Whose labels, in a file that has several.
+
+    NaN and infinite features become 0. Nothing is printed: the notes say what there is to say.
+
+    Raises:
+        InputError: The file is missing, damaged, unsafe, doesn't hold such data, or changes while
+            it is read.
+    """
+    path = _pickle_in(data_path, name)
+    with opened_unchanged(path, _missing(name)) as file:
+        data = read_pickle(path, file)
+        sha256 = checksum_of(file)
+    assembled = assemble(path, data, CORPORA[name], max_len, emotion)
+    return Loaded(*_splits(assembled), assembled.dims, sha256, assembled.notes)
 
 
 def load_mosi(data_path: str | PathLike[str], max_len: int | None = None) -> Splits:
@@ -85,8 +124,7 @@ def load_mosi(data_path: str | PathLike[str], max_len: int | None = None) -> Spl
     Raises:
         InputError: The file is missing, damaged, unsafe, or doesn't hold such data.
     """
-    path = Path(data_path) / "mosi.pkl"
-    return _load(path, read_pickle(path), _MOSI, max_len)
+    return _load_and_print(data_path, "mosi", max_len)
 
 
 def load_pom(data_path: str | PathLike[str], max_len: int | None = None) -> Splits:
@@ -95,8 +133,7 @@ def load_pom(data_path: str | PathLike[str], max_len: int | None = None) -> Spli
     As `load_mosi`, with labels (N, 16), one column per trait, from 1 to 7. A file with 17 columns
     has Sentiment at index 14, which is dropped.
     """
-    path = Path(data_path) / "pom.pkl"
-    return _load(path, read_pickle(path), _POM, max_len)
+    return _load_and_print(data_path, "pom", max_len)
 
 
 def load_iemocap(
@@ -107,10 +144,42 @@ def load_iemocap(
     As `load_mosi`, with one-hot labels (N, 2): the emotion (happy, sad, angry or neutral) is
     present or absent.
     """
-    if emotion not in EMOTIONS:
-        raise InputError(f"emotion: expected one of {', '.join(EMOTIONS)}, got {emotion!r}")
-    path = Path(data_path) / "iemocap.pkl"
-    return _load(path, _member(read_pickle(path), emotion, path, "the file"), _IEMOCAP, max_len)
+    return _load_and_print(data_path, "iemocap", max_len, emotion)
+
+
+def _load_and_print(
+    data_path: str | PathLike[str], name: str, max_len: int | None, emotion: str | None = None
+) -> Splits:
+    path = _pickle_in(data_path, name)
+    with opened_unchanged(path, _missing(name)) as file:
+        data = read_pickle(path, file)
+    assembled = assemble(path, data, CORPORA[name], max_len, emotion)
+    for note in assembled.notes:
+        print(note)
+    return *_splits(assembled), assembled.dims
+
+
+def _splits(assembled: Assembled) -> tuple[Split, Split, Split]:
+    train, valid, test = (
+        Split(*map(torch.from_numpy, assembled.arrays[split].values())) for split in SPLITS
+    )
+    return train, valid, test
+
+
+def _pickle_in(data_path: str | PathLike[str], name: str) -> Path:
+    if os.path.isfile(data_path):
+        raise InputError(
+            f"{data_path}: expected the folder that holds {name}.pkl, got a file; name its folder, "
+            f"{Path(data_path).parent}"
+        )
+    return Path(data_path) / f"{name}.pkl"
+
+
+def _missing(name: str) -> str:
+    return (
+        "no such file; put the pickle there, name its folder with --data_path, or make synthetic "
+        f"data: python data/prepare.py synthetic {name}"
+    )
 
 
 def total(params: Mapping[str, Sequence[float]]) -> int:
@@ -125,164 +194,7 @@ def correlation(output: np.ndarray, label: np.ndarray) -> float:
     return float(np.corrcoef(output, label)[0, 1])
 
 
-def checksum(path: Path, progress: Callable[[int], object] | None = None) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal; progress is told of bytes as they are read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-            if progress is not None:
-                progress(len(block))
-    return digest.hexdigest()
-
-
-def read_pickle(path: Path) -> object:
-    """Returns what a pickle holds, without ever running code from it.
-
-    Raises:
-        InputError: The file is missing, is no whole pickle, or names a class beside numpy arrays.
-    """
-    try:
-        return load_pickle(path)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; put the pickle there, name its folder with --data_path, or "
-            f"make synthetic data: python data/prepare.py synthetic {path.stem}"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from None
-    except UnsafePickle as error:
-        raise InputError(f"{path}: {error}") from None
-    except PickleError as error:
-        raise InputError(
-            f"{path}: expected a whole pickle, got a damaged or other file ({error}); "
-            "compare its size and checksum with data/README.md"
-        ) from None
-
-
-def _member(data: object, key: str, path: Path, where: str) -> object:
-    if not isinstance(data, dict):
-        raise InputError(
-            f"{path}: expected {where} to be a dict with the key {key!r}, got {_kind(data)}"
-        )
-    for candidate in (key, key.encode()):
-        if candidate in data:
-            return data[candidate]
-    names = (k.decode(errors="replace") if isinstance(k, bytes) else str(k) for k in data)
-    found = ", ".join(islice(names, 10))
-    raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype} {value.shape}"
-    return f"a {type(value).__name__}"
-
-
-def _load(path: Path, data: object, corpus: _Corpus, max_len: int | None) -> Splits:
-    raw = {
-        split: {
-            modality: _array(path, data, split, modality, ndim)
-            for modality, ndim in (("covarep", 2), ("facet", 2), ("glove", 3), ("label", 2))
-        }
-        for split in SPLITS
-    }
-    _check(path, raw, corpus)
-    for note in _clean(path, raw, corpus):
-        _print_once(note)
-    if max_len is not None:
-        in_front = padded_in_front([raw[split]["glove"] for split in SPLITS])
-        in_front = corpus.padded_in_front if in_front is None else in_front
-        for arrays in raw.values():
-            arrays["glove"] = _with_length(arrays["glove"], max_len, in_front)
-    train, valid, test = (
-        Split(*(torch.from_numpy(array) for array in raw[split].values())) for split in SPLITS
-    )
-    dims = (train.audio.shape[1], train.visual.shape[1], train.text.shape[2])
-    return train, valid, test, dims
-
-
-@functools.cache
-def _print_once(note: str) -> None:
-    print(note)  # the four emotions share their features
-
-
-def _array(path: Path, data: object, split: str, modality: str, ndim: int) -> np.ndarray:
-    where = f"{split}/{modality}"
-    array = _member(_member(data, split, path, "the file"), modality, path, split)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim != ndim:
-        shape = {2: "(N, D)", 3: "(N, T, D)"}[ndim]
-        raise InputError(
-            f"{path}: expected {where} to be a numeric array {shape}, got {_kind(array)}"
-        )
-    if 0 in array.shape:
-        raise InputError(f"{path}: expected examples in {where}, got shape {array.shape}")
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # too large for float32: infinite from here on
-        return array.astype(np.float32)
-
-
-def _check(path: Path, raw: dict[str, dict[str, np.ndarray]], corpus: _Corpus) -> None:
-    for split, arrays in raw.items():
-        counts = {modality: len(array) for modality, array in arrays.items()}
-        if len(set(counts.values())) > 1:
-            raise InputError(f"{path}: expected equally many examples in {split}, got {counts}")
-        for modality, array in arrays.items():
-            expected = raw["train"][modality].shape[1:]
-            if array.shape[1:] != expected:
-                raise InputError(
-                    f"{path}: expected {split}/{modality} to be {('N', *expected)} as in train, "
-                    f"got {array.shape}"
-                )
-        if not np.isfinite(arrays["label"]).all():
-            bad = int((~np.isfinite(arrays["label"])).any(axis=1).sum())
-            raise InputError(
-                f"{path}: expected finite labels, got NaN or inf in {bad} of {split}'s; "
-                "remove those examples"
-            )
-    if len(raw["train"]["label"]) < 2:
-        raise InputError(f"{path}: expected at least 2 training examples, got 1")
-    columns = raw["train"]["label"].shape[1]
-    if columns != corpus.label_columns and (corpus.name, columns) != ("pom", 17):
-        raise InputError(
-            f"{path}: expected labels with {corpus.label_columns} columns, got {columns}"
-        )
-    if corpus is _IEMOCAP:
-        for split, arrays in raw.items():
-            if not np.isin(arrays["label"], (0, 1)).all() or (arrays["label"].sum(1) != 1).any():
-                raise InputError(f"{path}: expected one-hot labels in {split}, got other values")
-
-
-def _clean(path: Path, raw: dict[str, dict[str, np.ndarray]], corpus: _Corpus) -> Iterator[str]:
-    """Sets NaN and inf features to 0, drops POM's 17th column, and yields what it did."""
-    for modality, name in (("covarep", "audio"), ("facet", "video"), ("glove", "text")):
-        found = []
-        for split in SPLITS:
-            array = raw[split][modality]
-            nan, inf = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-            if nan or inf:
-                np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-                found.append(f"{split} {nan} NaN, {inf} inf")
-        if found:
-            yield f"{path}: {name}: values set to 0: {'; '.join(found)}"
-    if corpus is _POM and raw["train"]["label"].shape[1] == 17:
-        for arrays in raw.values():
-            arrays["label"] = np.delete(arrays["label"], POM_SENTIMENT, axis=1)
-        yield f"{path}: labels have 17 columns: Sentiment (index {POM_SENTIMENT}) is dropped"
-
-
-def padded_in_front(texts: Sequence[np.ndarray]) -> bool | None:
-    """Returns whether sequences (N, T, D) are padded with zeros in front, None if not at all."""
-    front = sum(int((~text[:, 0].any(axis=1)).sum()) for text in texts)
-    end = sum(int((~text[:, -1].any(axis=1)).sum()) for text in texts)
-    return None if front == end else front > end
-
-
-def _with_length(text: np.ndarray, length: int, in_front: bool) -> np.ndarray:
-    """Cuts (N, T, D) to length steps, or pads it with zeros, on the side of its padding."""
-    steps = text.shape[1]
-    if length <= steps:
-        return np.ascontiguousarray(text[:, steps - length :] if in_front else text[:, :length])
-    missing = length - steps
-    return np.pad(text, ((0, 0), (missing, 0) if in_front else (0, missing), (0, 0)))
+def checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with open_regular(path) as file:
+        return checksum_of(file)

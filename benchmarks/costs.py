@@ -1,44 +1,65 @@
-"""Measure what a search costs beside its training: start, memory, growth and resuming.
+"""Measure what a search costs beside its training.
 
-python benchmarks/costs.py --data_path data
+python benchmarks/costs.py                        # start, memory, resume and soak
+python benchmarks/costs.py start soak             # two of the parts
+python benchmarks/costs.py cluster --jobs 1 2     # needs requirements-cluster.txt
 
 Runs train_mosi.py as it is, in temporary folders that are removed, prints a table and writes it as
-costs.csv. Needs Linux, whose /proc/PID/smaps_rollup tells each process's proportional set size
-(PSS): its own memory, and its share of what it shares with others.
+costs.csv. Needs Linux. Memory is the proportional set size of processes: their own, and their share
+of what they share with others; in the soak it is what is resident, which no other program changes.
 
-- start: until a worker begins the first setting, import included. A row is printed when its setting
-  has ended, so that the setting's own seconds are taken off.
-- workers: the peak memory of the driver, the process that workers are forked from, and the workers.
-- growth: seconds and peak memory of all processes against the number of settings.
-- resume: a CSV of many rows is read and nothing is left to train.
+- start: from the command until a worker begins the first setting, import included.
+- memory: the most that all processes have at one time, by settings and by workers.
+- resume: a CSV of many rows is read, and nothing, or one setting, is left to train.
+- soak: thousands of tiny settings of one epoch; what each process holds, in memory and in open
+  files, in the last quarter of them, and by how much that grew since the second (the first still
+  warms up). Exits with status 1 if it grew by more than 1 %.
+- cluster: settings per hour of Ray nodes with a core each, and of as many local processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import write_csv
+from data.files import InputError, make_folder
 from search.grid import Settings, shuffled
-from search.options import run_script, whole
+from search.options import Parser, run_script, whole, whole_between
 from train_mosi import COLUMNS, GRID
 
-ROOT = Path(__file__).resolve().parent.parent
-LARGE = ("--grid", "text_hidden=256", "batch_size=128")  # of the grid, what takes most memory
-SMALL = ("--grid", "text_hidden=64", "batch_size=128")
+SCRIPT = Path(__file__).resolve().parent.parent / "train_mosi.py"
+LARGE = ("--epochs", "1", "--grid", "text_hidden=256", "batch_size=128")  # takes most memory
+SMALL = ("--epochs", "1", "--grid", "text_hidden=64", "batch_size=128")
+TINY = (  # 73,728 settings
+    *("--epochs", "1", "--grid", "audio_hidden=2,3", "video_hidden=2,3", "text_hidden=4,6"),
+    *("audio_dropout=0,0.1,0.2", "video_dropout=0,0.1,0.2", "text_dropout=0,0.1"),
+    *("rank=1,2", "batch_size=8,16"),
+)
+TINY_SETTINGS = 6000
+CLUSTER_SETTINGS = 72
+ROLES = ("driver", "helper", "worker")  # the helpers fork the workers, and clean up
+RESULT = "  valid "  # stands in the line of each finished setting
 POLL_SECONDS = 0.1
+GROWTH = {"MB resident": 1.01, "open files": 1.0}  # what of each the soak may hold at its end
 
 
 class Cost(NamedTuple):
@@ -50,266 +71,269 @@ class Cost(NamedTuple):
     unit: str
 
 
-Way = Callable[[argparse.Namespace], Iterator[Cost]]
+class Sample(NamedTuple):
+    """What a search's processes hold when so many settings are finished.
+
+    Attributes:
+        settings: How many are finished.
+        held: By the process's role and number, and by the unit.
+    """
+
+    settings: int
+    held: dict[str, dict[str, float]]
 
 
 class Run(NamedTuple):
-    """What a command took.
-
-    Attributes:
-        seconds: From its start to its end.
-        lines: What it printed, and how many seconds after its start.
-        peaks: Each process's largest PSS in MB, by (role, process id).
-        peak: The largest sum of all processes' PSS at one time, in MB.
-    """
+    """What a command took and printed: seconds from its start for each line, and samples."""
 
     seconds: float
     lines: list[tuple[float, str]]
-    peaks: dict[tuple[str, int], float]
-    peak: float
+    samples: list[Sample]
 
+    def times(self, text: str) -> list[float]:
+        """Returns when the lines that have a text were printed."""
+        return [at for at, line in self.lines if text in line]
 
-def stat(process: int | str) -> list[str]:
-    """Returns the fields of a process's /proc/PID/stat behind its name; raises OSError if ended."""
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    @property
+    def peak(self) -> float:
+        """The most memory of all processes together, in MB."""
+        return max(sum(held["MB"] for held in sample.held.values()) for sample in self.samples)
 
-
-def processor_seconds(fields: Sequence[str]) -> float:
-    """Returns the processor time in such fields."""
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    @property
+    def hourly(self) -> float:
+        """Settings per hour between the first result and the last."""
+        first, *_, last = times = self.times(RESULT)
+        return 3600 * (len(times) - 1) / (last - first)
 
 
 def processes(driver: int) -> Iterator[tuple[str, int]]:
-    """Yields the role and the process id of the driver and all that came of it."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    """Yields the role and the number of the driver and of all processes that come of it."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parents[int(path.parent.name)] = int(stat(path.parent.name)[1])
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:  # it has ended
             continue
-    yield "driver", driver
-    for process, parent in parents.items():
-        if parent == driver:
-            yield "forkserver", process
-        elif parents.get(parent) == driver:
-            yield "worker", process
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    generation = [driver]
+    for role in ROLES:
+        yield from ((role, process) for process in generation)
+        generation = [child for process in generation for child in children.get(process, ())]
 
 
-def pss(process: int) -> float:
-    """Returns a process's proportional set size in MB; 0 if it has ended."""
-    try:
-        text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    fields = [line.split() for line in text.splitlines()]
-    return sum(int(words[1]) * 1024 / 1e6 for words in fields if words[0] == "Pss:")
+def sample(driver: int, settings: int) -> Sample:
+    """Returns what a search's processes hold now."""
+    found = Sample(settings, {})
+    for role, process in processes(driver):
+        folder = Path(f"/proc/{process}")
+        try:
+            files = len(os.listdir(folder / "fd"))
+            fields = [line.split() for line in (folder / "smaps_rollup").read_text().splitlines()]
+        except OSError:  # it has ended
+            continue
+        sizes = {words[0]: int(words[1]) * 1024 / 1e6 for words in fields if words[-1] == "kB"}
+        memory = {"MB": sizes["Pss:"], "MB resident": sizes["Rss:"]}
+        found.held[f"{role} {process}"] = {**memory, "open files": files}
+    return found
 
 
-class _Memory(threading.Thread):
-    """Watches a command's memory until it is told to stop."""
-
-    def __init__(self, driver: int) -> None:
-        super().__init__()
-        self.driver, self.over = driver, threading.Event()
-        self.peaks: dict[tuple[str, int], float] = {}
-        self.peak = 0.0
-
-    def run(self) -> None:
-        while not self.over.wait(POLL_SECONDS):
-            now = {key: pss(key[1]) for key in processes(self.driver)}
-            self.peak = max(self.peak, sum(now.values()))
-            for key, size in now.items():
-                self.peaks[key] = max(size, self.peaks.get(key, 0.0))
-
-
-def train(folder: Path, data_path: Path, *flags: str, watch: bool = True) -> Run:
+def train(folder: Path, data_path: Path, *flags: str, watch: bool = False) -> Run:
     """Runs train_mosi.py with its files in a folder.
 
+    Args:
+        folder: Where results/ and models/ are to be.
+        data_path: Folder of mosi.pkl.
+        flags: Its other flags.
+        watch: Whether to take samples, which slows it down.
+
     Raises:
-        RuntimeError: It failed; what it printed is shown.
+        InputError: It failed.
     """
-    command = [sys.executable, "-u", str(ROOT / "train_mosi.py"), "--data_path", str(data_path)]
+    command = [sys.executable, "-u", str(SCRIPT), "--data_path", str(data_path)]
     command += ["--output_path", str(folder / "results"), "--model_path", str(folder / "models")]
+    run = Run(0, [], [])
+    over = threading.Event()
     started = time.perf_counter()
     process = subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    memory = _Memory(process.pid)
-    if watch:
-        memory.start()
+
+    def take_samples() -> None:
+        while watch and not over.wait(POLL_SECONDS):
+            run.samples.append(sample(process.pid, len(run.times(RESULT))))
+
+    watcher = threading.Thread(target=take_samples)
+    watcher.start()
     assert process.stdout
-    lines = [(time.perf_counter() - started, line) for line in process.stdout]
+    for line in process.stdout:
+        run.lines.append((time.perf_counter() - started, line))
     status = process.wait()
     seconds = time.perf_counter() - started
-    if watch:
-        memory.over.set()
-        memory.join()
+    over.set()
+    watcher.join()
     if status:
-        raise RuntimeError(f"train_mosi.py ended with status {status}:\n{lines}")
-    return Run(seconds, lines, memory.peaks, memory.peak)
+        said = run.lines[-1][1] if run.lines else "nothing"
+        raise InputError(f"train_mosi.py ended with status {status} and said: {said}")
+    return run._replace(seconds=seconds)
 
 
-def seconds_of(*statements: str) -> float:
-    """Returns how long a statement takes in a process of its own, after others."""
-    *before, statement = statements
-    code = "; ".join(["import time", *before, "start = time.perf_counter()", statement])
-    code += "; print(time.perf_counter() - start)"
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return float(run.stdout.splitlines()[-1])  # after what load_mosi says of the data
+def start(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
+    """Yields the seconds to the first setting."""
+    times = []
+    for i in range(3):
+        run = train(folder / str(i), options.data_path, "--settings", "1", *SMALL)
+        with csv_in(folder / str(i)).open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        times.append(run.times("1/1")[0] - float(row["Seconds"]))  # printed when it has ended
+    yield Cost("start", "command to the first setting, least of 3", min(times), "s")
+    yield Cost("start", "command to the first setting, most of 3", max(times), "s")
 
 
-def start(options: argparse.Namespace) -> Iterator[Cost]:
-    """Yields the seconds to the first setting, and what they consist of."""
-    path = str(options.data_path / "mosi.pkl")
-    parts = {
-        "interpreter and imports": ("import train_mosi",),
-        "pickle.load alone": (
-            "import pickle, numpy",
-            f"pickle.load(open({path!r}, 'rb'), encoding='bytes')",
-        ),
-        "load_mosi": ("from utils import load_mosi", f"load_mosi({str(options.data_path)!r})"),
-        "checksum": (
-            "from pathlib import Path; from utils import checksum",
-            f"checksum(Path({path!r}))",
-        ),
-    }
-    for what, statements in parts.items():
-        yield Cost("start", what, min(seconds_of(*statements) for _ in range(3)), "s")
-    heads, firsts = [], []
-    for _ in range(3):
-        with tempfile.TemporaryDirectory(prefix="costs-") as name:
-            flags = ("--settings", "1", "--epochs", "1", *SMALL)
-            run = train(Path(name), options.data_path, *flags, watch=False)
-            (row,) = read_rows(Path(name))
-        heads.append(next(at for at, line in run.lines if line.startswith("results:")))
-        ended = next(at for at, line in run.lines if line.startswith("1/1"))
-        firsts.append(ended - float(row["Seconds"]))
-    yield Cost("start", "command to its first lines", min(heads), "s")
-    yield Cost("start", "command to the first setting, least of 3", min(firsts), "s")
-    yield Cost("start", "command to the first setting, most of 3", max(firsts), "s")
-
-
-def read_rows(folder: Path) -> list[dict[str, str]]:
-    """Returns the rows of the CSV that a command wrote."""
+def csv_in(folder: Path) -> Path:
+    """Returns the CSV that a command wrote."""
     (path,) = (folder / "results").glob("*.csv")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return path
 
 
-def workers(options: argparse.Namespace) -> Iterator[Cost]:
-    """Yields peak memory against the number of workers."""
+def memory(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
+    """Yields peak memory against the number of settings, and of workers."""
+    cases = [(f"settings: {count}", ["--settings", count, *SMALL]) for count in options.settings]
     for jobs in options.jobs:
-        with tempfile.TemporaryDirectory(prefix="costs-") as name:
-            flags = ("--jobs", str(jobs), "--settings", str(8 * jobs), "--epochs", "1", *LARGE)
-            run = train(Path(name), options.data_path, *flags)
-        named = f"{jobs} worker{'s' * (jobs > 1)}"
-        for role in ("driver", "forkserver", "worker"):
-            sizes = [size for (kind, _), size in run.peaks.items() if kind == role]
-            yield Cost("workers", f"{named}: largest {role}", max(sizes), "MB")
-        yield Cost("workers", f"{named}: all together", run.peak, "MB")
+        flags = ["--jobs", jobs, "--settings", 8 * jobs, *LARGE]
+        cases.append((f"workers: {jobs}", flags))
+    for what, flags in cases:
+        run = train(folder / what, options.data_path, *map(str, flags), watch=True)
+        yield Cost("memory", what, run.peak, "MB")
 
 
-def growth(options: argparse.Namespace) -> Iterator[Cost]:
-    """Yields seconds and memory against the number of settings."""
-    for count in options.settings:
-        with tempfile.TemporaryDirectory(prefix="costs-") as name:
-            flags = ("--settings", str(count), "--epochs", "1", *SMALL)
-            run = train(Path(name), options.data_path, *flags)
-        head = next(at for at, line in run.lines if line.startswith("results:"))
-        yield Cost("growth", f"{count} settings: after the start", run.seconds - head, "s")
-        yield Cost("growth", f"{count} settings: all processes", run.peak, "MB")
+def resume(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
+    """Yields how long a command takes that finds all of its rows done, and one that doesn't."""
+    train(folder, options.data_path, "--settings", "1", "--epochs", "1")
+    append_rows(csv_in(folder), options.rows)
+    for left, what in enumerate(("nothing left", "one setting left")):
+        flags = ("--settings", str(options.rows + left), "--epochs", "1")
+        run = train(folder, options.data_path, *flags)
+        assert len(run.times(RESULT)) == left, run.lines
+        yield Cost("resume", f"{options.rows:,} rows, {what}", run.seconds, "s")
+    peak = train(folder, options.data_path, *flags, watch=True).peak
+    yield Cost("resume", f"{options.rows:,} rows: memory", peak, "MB")
 
 
-def resume(options: argparse.Namespace) -> Iterator[Cost]:
-    """Yields how long a command takes that finds all of its rows done."""
-    rows = str(options.rows)
-    with tempfile.TemporaryDirectory(prefix="costs-") as name:
-        folder = Path(name)
-        train(folder, options.data_path, "--settings", "1", "--epochs", "1", watch=False)
-        append_rows(folder, options.rows)
-        flags = ("--settings", rows, "--epochs", "1")
-        run = train(folder, options.data_path, *flags, watch=False)
-        if not any("nothing is left" in line for _, line in run.lines):
-            raise RuntimeError(f"not all rows were taken for done:\n{run.lines}")
-        yield Cost("resume", f"{options.rows:,} rows, nothing left", run.seconds, "s")
-        peak = train(folder, options.data_path, *flags).peak  # being watched takes time
-        yield Cost("resume", f"{options.rows:,} rows, nothing left: memory", peak, "MB")
-        one_more = str(options.rows + 1)
-        run = train(folder, options.data_path, "--settings", one_more, "--epochs", "1", watch=False)
-        (done,) = (at for at, line in run.lines if line.startswith(f"{one_more}/{one_more}"))
-        yield Cost("resume", f"{options.rows:,} rows, one setting left, to its row", done, "s")
-
-
-def append_rows(folder: Path, count: int) -> None:
+def append_rows(path: Path, count: int) -> None:
     """Makes a CSV with its first row one of count rows, in the order of the search."""
-    (path,) = (folder / "results").glob("*.csv")
     seed = json.loads(path.with_suffix(".json").read_text())["fixed"]["seed"]
-    draw = random.Random(seed)
-    settings = Settings(GRID)
-    scores = len(COLUMNS.release)
+    draw, settings = random.Random(seed), Settings(GRID)
+    positions = (i for block in shuffled(len(settings), seed) for i in block.tolist())
+    next(positions)
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        written = 0
-        for block in shuffled(len(settings), seed):
-            for position in block.tolist():
-                if written:
-                    losses = [f"{draw.uniform(5, 9):.6g}" for _ in range(1 + scores)]
-                    run = ["0", "ok", "7", "27", f"{draw.uniform(5, 90):.3f}"]
-                    own = [f"{draw.random():.6g}" for _ in COLUMNS.own]
-                    writer.writerow([*settings[position].texts(), *losses, *run, *own])
-                written += 1
-                if written == count:
-                    return
+        for _, position in zip(range(count - 1), positions, strict=False):
+            losses = [f"{draw.uniform(5, 9):.6g}" for _ in (COLUMNS.valid_loss, *COLUMNS.release)]
+            run = ["0", "ok", "7", "27", f"{draw.uniform(5, 90):.3f}"]
+            own = [f"{draw.random():.6g}" for _ in COLUMNS.own]
+            writer.writerow([*settings[position].texts(), *losses, *run, *own])
 
 
-WAYS = {"start": start, "workers": workers, "growth": growth, "resume": resume}
-
-
-def parse() -> argparse.Namespace:
-    """Returns the flags."""
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def soak(_: argparse.Namespace, folder: Path) -> Iterator[Cost]:
+    """Yields what each process holds early and late in a long search; exits if it grew."""
+    make_tiny_data(folder / "mosi.pkl")
+    run = train(folder, folder, "--settings", str(TINY_SETTINGS), *TINY, watch=True)
+    yield Cost("soak", f"{TINY_SETTINGS:,} settings", run.hourly / 3600, "settings/s")
+    second, last = (
+        [sample.held for sample in run.samples if sample.settings * 4 // TINY_SETTINGS == quarter]
+        for quarter in (1, 3)
     )
-    add = flags.add_argument
-    add("--data_path", type=Path, default="data", help="folder of mosi.pkl (default: data)")
-    add("--output_path", type=Path, default="results", help="folder for costs.csv (results)")
-    add("--jobs", type=whole, nargs="+", default=[1, 2, 4, 8], help="of workers (1 2 4 8)")
-    add("--settings", type=whole, nargs="+", default=[50, 100, 200, 400], help="of growth")
-    add("--rows", type=whole, default=1_000_000, help="of resume (default: 1000000)")
-    return parse_parts(flags, WAYS)
+    grown = []
+    for name in sorted(last[0].keys() | second[0].keys()):
+        for unit, most in GROWTH.items():
+            before, after = (
+                fmean(held[name][unit] for held in quarter if name in held) if quarter else 0
+                for quarter in (second, last)
+            )
+            what = f"{name}: in the last quarter {after:,.1f}, grown by"
+            yield Cost("soak", what, after - before, unit)
+            grown += [f"{name}'s {unit}"] if after > most * before else []
+    if grown:
+        sys.exit(f"grown from the second quarter to the last: {', '.join(grown)}")
 
 
-def parse_parts(flags: argparse.ArgumentParser, ways: Iterable[str]) -> argparse.Namespace:
-    """Returns the flags and the parts that were asked for."""
-    known = ", ".join(ways)
-    flags.add_argument("parts", nargs="*", metavar="PART", help=f"of {known} (default: all)")
-    options = flags.parse_args()
-    unknown = set(options.parts) - set(ways)
-    if unknown:
-        flags.error(f"expected parts from {known}, got {', '.join(sorted(unknown))}")
-    return options
+def make_tiny_data(path: Path) -> None:
+    """Writes a mosi.pkl of 16, 8 and 8 examples."""
+    draw = np.random.default_rng(0)
+    data = {
+        split: {
+            "covarep": draw.normal(size=(count, 6)),
+            "facet": draw.normal(size=(count, 5)),
+            "glove": draw.normal(size=(count, 4, 7)),
+            "label": draw.uniform(-3, 3, (count, 1)),
+        }
+        for split, count in {"train": 16, "valid": 8, "test": 8}.items()
+    }
+    path.write_bytes(pickle.dumps(data))
 
 
-def measure(ways: Mapping[str, Way], options: argparse.Namespace, name: str) -> None:
-    """Measures the parts that were asked for, prints each cost, and writes them as CSV."""
+def cluster(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
+    """Yields settings per hour by the number of one-core nodes, and of local processes."""
+    if not importlib.util.find_spec("ray"):
+        raise InputError("cluster: needs Ray; python -m pip install -r requirements-cluster.txt")
+    from ray.cluster_utils import Cluster
+
+    flags = ("--settings", str(CLUSTER_SETTINGS), "--epochs", "3", "--stack", "1")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    for jobs in options.jobs:
+        head = {"num_cpus": 0, "include_dashboard": False}
+        nodes = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(jobs):
+                nodes.add_node(num_cpus=1)
+            os.environ["RAY_ADDRESS"] = str(nodes.address)  # which "auto" finds
+            run = train(folder / f"nodes {jobs}", options.data_path, *flags, "--cluster", "auto")
+        finally:
+            nodes.shutdown()
+        yield Cost("cluster", f"nodes of one core: {jobs}", run.hourly, "settings/h")
+        run = train(folder / f"jobs {jobs}", options.data_path, *flags, "--jobs", str(jobs))
+        yield Cost("cluster", f"local processes: {jobs}", run.hourly, "settings/h")
+
+
+PARTS = {"start": start, "memory": memory, "resume": resume, "soak": soak, "cluster": cluster}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measures, prints each cost, and writes the table as CSV, also if a part fails."""
+    options = _flags().parse_args(words)
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise InputError("expected Linux, whose /proc tells what processes hold")
+    make_folder(options.output_path)
     costs: list[Cost] = []
-    for part in options.parts or ways:
-        for cost in ways[part](options):
-            print(f"{cost.part:8}  {cost.what:52}  {cost.value:9.2f} {cost.unit}", flush=True)
-            costs.append(cost)
-    path = options.output_path / name
-    os.makedirs(path.parent, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Cost._fields)
-        writer.writerows([*cost[:2], f"{cost.value:.3f}", cost.unit] for cost in costs)
+    try:
+        for part in options.parts or [part for part in PARTS if part != "cluster"]:
+            with tempfile.TemporaryDirectory(prefix="costs-") as folder:
+                for cost in PARTS[part](options, Path(folder)):
+                    print("{:8} {:44} {:10.2f} {}".format(*cost), flush=True)
+                    costs.append(cost)
+    finally:
+        path = options.output_path / "costs.csv"
+        rows = [(*cost[:2], f"{cost.value:.3f}", cost.unit) for cost in costs]
+        write_csv(path, [Cost._fields, *rows])
     print(f"\nwritten to {path}")
 
 
-def main() -> None:
-    """Measures, prints the table, and writes it as CSV."""
-    measure(WAYS, parse(), "costs.csv")
+def _flags() -> Parser:
+    flags = Parser(description=__doc__)
+    add = flags.add_argument
+    add("parts", nargs="*", type=_part, metavar="PART", help="(default: all but cluster)")
+    add("--data_path", type=Path, default=Path("data"), help="folder of mosi.pkl")
+    add("--output_path", type=Path, default=Path("results"), help="folder for costs.csv")
+    add("--jobs", type=whole, nargs="+", default=[1, 2, 4, 8], help="workers; of cluster, nodes")
+    add("--settings", type=whole, nargs="+", default=[100, 400], help="of memory")
+    add("--rows", type=whole_between(2, 8_000_000), default=1_000_000, help="of resume")
+    return flags
+
+
+def _part(text: str) -> str:
+    if text not in PARTS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(PARTS)}, got {text!r}")
+    return text
 
 
 if __name__ == "__main__":

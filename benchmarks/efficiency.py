@@ -22,13 +22,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
 from benchmarks.tfn import TFN, lmf_fusion_parameters, tensor_fusion, tfn_fusion_parameters
+from data.files import make_folder, write_atomically
 from model import LMF, low_rank_fusion
 from reporting import figures
-from reporting.figures import table
-from search.options import run_script, whole
-from search.records import make_folder, write_atomically
+from reporting.markdown import table
+from search.options import Parser, run_script, whole_between
 
 INPUT_DIMS = (74, 46, 300)  # MOSI's features of audio, video, text
 STEPS = 20  # words per example
@@ -234,19 +233,25 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"report: {path}")
 
 
-def _flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--batch_sizes", type=whole, nargs="+", default=[8, 32, 128])
-    flags.add_argument("--threads", type=whole, default=1, help="CPU threads (default: 1)")
-    flags.add_argument(
-        "--seconds", type=float, default=0.25, help="length of one measurement (default: 0.25)"
-    )
-    flags.add_argument(
-        "--output_path", type=Path, default=Path("results"), help="folder (default: results)"
-    )
+def _flags() -> Parser:
+    flags = Parser(description=__doc__)
+    add = flags.add_argument
+    batches = whole_between(2, 10**6)  # BatchNorm can't train on one
+    add("--batch_sizes", type=batches, nargs="+", default=[8, 32, 128], help="data points a step")
+    add("--threads", type=whole_between(1, 10**4), default=1, help="of the CPU")
+    add("--seconds", type=_seconds, default=0.25, help="length of one measurement")
+    add("--output_path", type=Path, default=Path("results"), help="folder for efficiency.md")
     return flags
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 3600, got {text!r}")
+    return seconds
 
 
 def _conditions(threads: int) -> str:

@@ -7,8 +7,8 @@ Three ways train settings of the MOSI grid, for the same number of epochs each:
 
 - release: as the released scripts work. One setting at a time with torch's default threads, a
   DataLoader whose 4 workers start anew for every pass, the test split scored in every epoch.
-- reference: `training.fit`, a worker process per core (--stack 1 of the scripts).
-- fast: the scripts' default, `stacked.fit_stacked`, a worker process per core, or per GPU.
+- reference: `training.reference.fit`, a worker process per core (--stack 1 of the scripts).
+- fast: the scripts' default, `training.stacked.fit_stacked`, a worker per core, or per GPU.
 
 The sample covers every batch size and text_hidden equally. The first two ways train its first part,
 since their time per setting does not depend on how many there are; the fast one trains all of it,
@@ -22,12 +22,11 @@ text. Real texts repeat words, the synthetic ones don't: --data_path takes real 
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,9 +37,11 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import write_csv
+from data.files import make_folder
 from model import LMF
 from search.jobs import Trainer, chunks
-from search.options import check_cuda, run_script, whole
+from search.options import Parser, check_cuda, run_script, whole, whole_between
 from search.workers import prepare, train_locally
 from train_mosi import EXPERIMENT, GRID, loss
 from training.lstm import Words, leading_zero_frames
@@ -146,7 +147,7 @@ def workers(
 
 
 def matrix_product_speed(device: str) -> float:
-    """Returns the device's single-precision matrix product speed in FLOP/s, the best of some."""
+    """Returns the device's single-precision matrix product speed in FLOP/s, the best of ten."""
     size = 2048 if device == "cpu" else 8192
     a, b = torch.randn(2, size, size, device=device)
     best = 0.0
@@ -162,23 +163,20 @@ def measure(options: argparse.Namespace, data: Data) -> tuple[dict[str, Measured
     device = "cuda:0" if options.cuda else "cpu"
     devices = [device] * (1 if options.cuda else options.jobs or joblib.cpu_count())
     settings = sample(options.settings, options.seed)
-    few = settings[: options.release_settings]
+    first = settings[: options.release_settings]
     ways = {
-        "release": (few, lambda: release(few, data, options.epochs, device)),
-        "reference": (few, lambda: workers(few, data, options.epochs, devices, 1)),
+        "release": (first, partial(release, first, data, options.epochs, device)),
+        "reference": (first, partial(workers, first, data, options.epochs, devices, 1)),
     }
     for stack in options.stack or [None]:
         name = "fast" if stack is None else f"fast, K = {stack}"
-        some = settings[: max(len(few), stack * len(SIZES))] if stack else settings
-        ways[name] = (
-            some,
-            lambda some=some, stack=stack: workers(some, data, options.epochs, devices, stack),
-        )
+        chosen = settings[: max(len(first), stack * len(SIZES))] if stack else settings
+        ways[name] = (chosen, partial(workers, chosen, data, options.epochs, devices, stack))
     measured = {}
-    for name, (some, way) in ways.items():
-        flops = sum(useful_flops(setting, data, options.epochs) for setting in some)
-        measured[name] = Measured(len(some), way(), flops)
-        print(f"{name}: {measured[name].seconds:.1f} s for {len(some)} settings", flush=True)
+    for name, (chosen, way) in ways.items():
+        flops = sum(useful_flops(setting, data, options.epochs) for setting in chosen)
+        measured[name] = Measured(len(chosen), way(), flops)
+        print(f"{name}: {measured[name].seconds:.1f} s for {len(chosen)} settings", flush=True)
     return measured, matrix_product_speed(device)
 
 
@@ -197,48 +195,45 @@ def rows(
     return table
 
 
-def parse() -> argparse.Namespace:
-    """Returns the flags."""
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _flags() -> Parser:
+    flags = Parser(description=__doc__)
     add = flags.add_argument
-    add("--data_path", default="./data", help="folder of mosi.pkl (default: ./data)")
-    add("--output_path", default="./results", help="folder for throughput.csv (./results)")
+    sizes = whole_between(len(SIZES), 10**6)  # each size once, or more often
+    add("--data_path", default="./data", help="folder of mosi.pkl")
+    add("--output_path", type=Path, default=Path("results"), help="folder for throughput.csv")
     add("--cuda", action="store_true", help="measure on one GPU")
-    add("--settings", type=whole, default=288, help="settings of the fast path (default: 288)")
-    add("--release_settings", type=whole, default=36, help="at most, of the others (default: 36)")
-    add("--epochs", type=whole, default=4, help="epochs of each (default: 4)")
+    add("--settings", type=sizes, default=288, help="settings of the fast path")
+    add("--release_settings", type=sizes, default=36, help="at most, of the others")
+    add("--epochs", type=whole, default=4, help="epochs of each")
     add("--jobs", type=whole, help="worker processes (default: one per core)")
     add("--stack", type=whole, nargs="+", help="settings that train together (default: by size)")
-    add("--seed", type=int, default=0, help="of the sample (default: 0)")
-    return flags.parse_args()
+    add("--seed", type=int, default=0, help="of the sample")
+    return flags
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measures, prints the table, and writes it as CSV."""
-    options = parse()
+    options = _flags().parse_args(words)
+    make_folder(options.output_path)
     if options.cuda:
         check_cuda()
     prepare()
     train, valid, test, _ = load_mosi(options.data_path)
     data = Data(train, valid, test)
-    words = Words(train.text)
-    padding = float(words.padding.sum()) / words.ids.numel()
+    text = Words(train.text)
+    padding = float(text.padding.sum()) / text.ids.numel()
     kind = torch.cuda.get_device_name() if options.cuda else f"{joblib.cpu_count()} CPU cores"
     print(
-        f"{kind}, torch {torch.__version__}; {words.ids.numel()} frames of text to train on, "
-        f"{padding:.0%} are padding, {len(words.vectors)} differ"
+        f"{kind}, torch {torch.__version__}; {text.ids.numel()} frames of text to train on, "
+        f"{padding:.0%} are padding, {len(text.vectors)} differ"
     )
     measured, speed = measure(options, data)
     table = rows(measured, speed, kind, options.epochs)
     print(f"matrix product speed: {speed / 1e9:.0f} GFLOP/s\n")
     for row in (COLUMNS, *table):
         print(" | ".join(row))
-    path = Path(options.output_path) / "throughput.csv"
-    os.makedirs(path.parent, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *table])
+    path = options.output_path / "throughput.csv"
+    write_csv(path, [COLUMNS, *table])
     print(f"\nwritten to {path}")
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from data.formats import LAYOUTS, Found
-from data.inspection import MULT_EMOTIONS
-from data.official import OFFICIAL, STEPS
-from utils import EMOTIONS, POM_SENTIMENT, SPLITS, InputError, padded_in_front
+from data.assembly import assemble, padded_in_front
+from data.checks import refuse_token_numbers
+from data.corpora import MODALITIES, SPLITS, Corpus
+from data.files import InputError, make_folder, write_atomically
+from data.formats import LAYOUTS, MULT_EMOTIONS, Found
 
 CHUNK = 256  # examples that are averaged together
 
@@ -22,18 +21,19 @@ Arrays = dict[str, dict[str, np.ndarray]]  # by split and role
 
 
 @np.errstate(all="ignore")  # NaN and infinite values are counted and set to 0
-def convert(found: Found, name: str, average: str, scale: str) -> tuple[object, Notes]:
+def convert(found: Found, corpus: Corpus, average: str, scale: str) -> tuple[object, Notes]:
     """Returns a data set as the train scripts read it, and what was done to get there.
 
     Args:
         found: What a file or folder of another layout holds.
-        name: mosi, iemocap or pom.
+        corpus: Which data set it is to be.
         average: Audio and video become their mean over "all" steps, padding included as in the
             release, or over the "words" alone.
         scale: "max" divides each audio and video feature by its largest magnitude in train.
 
     Raises:
-        InputError: The file's layout is unknown, or its labels belong to another corpus.
+        InputError: The file's layout is unknown, its labels belong to another corpus, or a train
+            script would refuse what came of it.
     """
     if found.layout not in LAYOUTS:
         raise InputError(
@@ -45,17 +45,16 @@ def convert(found: Found, name: str, average: str, scale: str) -> tuple[object, 
     notes: Notes = [f"layout: {LAYOUTS[found.layout].title}"]
     features: Arrays = {split: {} for split in SPLITS}
     for split in SPLITS:
-        features[split]["text"] = _text(found, split)
+        features[split]["text"] = text_of(found, split)
         for role in ("audio", "video"):
             features[split][role] = _utterance(found, split, role, average, notes)
     if scale == "max":
         _scale(features, notes)
-    labels = _labels(found, name, notes)
+    labels = labels_of(found, corpus, notes)
     shared = {
         split: {
-            b"covarep": arrays["audio"],
-            b"facet": arrays["video"],
-            b"glove": arrays["text"],
+            key.encode(): arrays[role]
+            for key, role in zip(MODALITIES, ("audio", "video", "text"), strict=False)
         }
         for split, arrays in features.items()
     }
@@ -65,12 +64,37 @@ def convert(found: Found, name: str, average: str, scale: str) -> tuple[object, 
         }
         for emotion, label in labels.items()
     }
-    notes += _differences(name, features)
-    return (data if name == "iemocap" else data[b""]), notes
+    whole = data if corpus.emotions else data[b""]
+    for emotion in labels:
+        notes += assemble(found.path, whole, corpus, emotion=emotion or None).notes
+    notes += _differences(corpus, features)
+    return whole, notes
 
 
-def _text(found: Found, split: str) -> np.ndarray:
-    text = found.part(split, "text")
+def _part(found: Found, split: str, role: str) -> np.ndarray:
+    """Returns an array that has examples, as wide as train's."""
+    array, train = found.part(split, role), found.part("train", role)
+    if array.ndim == 0 or 0 in array.shape:
+        raise InputError(
+            f"{found.path}: expected examples in {split}'s {role}, got shape {array.shape}"
+        )
+    whole = slice(1, None) if role == "label" else slice(-1, None)  # steps may differ
+    if array.ndim != train.ndim or array.shape[whole] != train.shape[whole]:
+        raise InputError(
+            f"{found.path}: expected {split}'s {role} to be as in train, {train.shape}, got "
+            f"{array.shape}"
+        )
+    return array
+
+
+def text_of(found: Found, split: str) -> np.ndarray:
+    """Returns a split's text (N, T, D).
+
+    Raises:
+        InputError: It is of another shape, or holds token numbers.
+    """
+    text = _part(found, split, "text")
+    refuse_token_numbers(f"{found.path}: {split}'s text", text)
     if text.ndim != 3:
         raise InputError(
             f"{found.path}: expected {split}'s text to be word vectors (N, T, D), got {text.shape}"
@@ -80,11 +104,11 @@ def _text(found: Found, split: str) -> np.ndarray:
 
 def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) -> np.ndarray:
     """Returns features (N, D): those of the file, or their means over its steps (N, T, D)."""
-    steps = found.part(split, role)
+    steps = _part(found, split, role)
     if steps.ndim == 2:
         notes.append(f"{split} {role}: {steps.shape} kept: one vector per example already")
         return steps
-    if steps.ndim != 3 or 0 in steps.shape:
+    if steps.ndim != 3:
         raise InputError(
             f"{found.path}: expected {split}'s {role} to be (N, T, D) or (N, D), got {steps.shape}"
         )
@@ -112,9 +136,15 @@ def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) 
 def _words(found: Found, split: str, role: str) -> np.ndarray:
     """Returns which steps are no padding, (N, T): by the text if it is aligned, else by itself."""
     steps, text = found.part(split, role), found.part(split, "text")
-    lengths = found.values.get(f"{split}/{'audio' if role == 'audio' else 'vision'}_lengths")
-    if isinstance(lengths, (np.ndarray, list)) and np.shape(lengths) == (len(steps),):
-        return np.arange(steps.shape[1]) < np.asarray(lengths)[:, None]
+    where = f"{split}/{'audio' if role == 'audio' else 'vision'}_lengths"
+    if where in found.values:
+        try:
+            lengths = np.asarray(found.values[where], dtype=np.float64)
+        except (TypeError, ValueError):
+            lengths = np.empty(0)
+        if lengths.shape != (len(steps),) or not np.isfinite(lengths).all():
+            raise InputError(f"{found.path}: expected a number per example in {where}")
+        return np.arange(steps.shape[1]) < lengths[:, None]
     aligned = text.shape[:2] == steps.shape[:2]
     return _nonzero(text if aligned else steps)
 
@@ -132,27 +162,33 @@ def _scale(features: Arrays, notes: Notes) -> None:
     notes.append("audio and video: each feature divided by its largest magnitude in train")
 
 
-def _labels(found: Found, name: str, notes: Notes) -> dict[str, dict[str, np.ndarray]]:
-    """Returns labels by emotion and split; MOSI and POM have one empty emotion."""
-    raw = {split: found.part(split, "label") for split in SPLITS}
+def labels_of(found: Found, corpus: Corpus, notes: Notes) -> dict[str, dict[str, np.ndarray]]:
+    """Returns labels by emotion and split; a data set without emotions has one empty emotion.
+
+    What was done to them is added to the notes.
+
+    Raises:
+        InputError: They belong to another data set.
+    """
+    raw = {split: _part(found, split, "label") for split in SPLITS}
     shape = raw["train"].shape
-    if name == "iemocap":
-        if shape[1:] != (len(MULT_EMOTIONS), 2):
+    if corpus.emotions:
+        if shape[1:] != (len(MULT_EMOTIONS), 2) or not set(corpus.emotions) <= set(MULT_EMOTIONS):
             raise _other_labels(found, "(N, 4, 2), neutral, happy, sad and angry", shape)
         notes.append(f"labels {shape}: split into {', '.join(MULT_EMOTIONS)}")
         return {
             emotion: {split: raw[split][:, MULT_EMOTIONS.index(emotion)] for split in SPLITS}
-            for emotion in EMOTIONS
+            for emotion in corpus.emotions
         }
     flat = {split: label.reshape(len(label), -1) for split, label in raw.items()}
     columns = flat["train"].shape[1]
-    if name == "pom" and columns == 17:
-        notes.append(f"labels: Sentiment, column {POM_SENTIMENT} of 17, dropped")
-        flat = {split: np.delete(label, POM_SENTIMENT, axis=1) for split, label in flat.items()}
-    elif columns != (expected := 1 if name == "mosi" else 16):
-        raise _other_labels(found, f"(N, {expected})", shape)
+    if columns not in corpus.columns_in_files:
+        raise _other_labels(found, f"(N, {corpus.label_columns})", shape)
     if flat["train"].shape != shape:
         notes.append(f"labels {shape}: reshaped to {flat['train'].shape}")
+    if columns > corpus.label_columns:
+        notes.append(corpus.extra_note)
+        flat = {split: corpus.without_extra(label) for split, label in flat.items()}
     return {"": flat}
 
 
@@ -162,41 +198,35 @@ def _other_labels(found: Found, expected: str, shape: tuple[int, ...]) -> InputE
     )
 
 
-def _differences(name: str, features: Arrays) -> Iterator[str]:
+def _differences(corpus: Corpus, features: Arrays) -> Iterator[str]:
     """Yields what remains different from the official data."""
-    official, what = OFFICIAL[name], "differs from the official data:"
+    what = "differs from the official data:"
     examples = tuple(len(features[split]["text"]) for split in SPLITS)
-    if examples != official.examples:
-        yield f"{what} {examples} examples, not {official.examples}"
-    for role, expected in zip(("audio", "video", "text"), official.dims, strict=True):
+    if examples != corpus.examples:
+        yield f"{what} {examples} examples, not {corpus.examples}"
+    for role, expected in zip(("audio", "video", "text"), corpus.dims, strict=True):
         width = features["train"][role].shape[-1]
         if width != expected:
             yield f"{what} {width} {role} features, not {expected}"
     steps = features["train"]["text"].shape[1]
-    if steps != STEPS:
-        yield f"{what} texts of {steps} steps, not {STEPS}"
+    if steps != corpus.steps:
+        yield f"{what} texts of {steps} steps, not {corpus.steps}"
     front = padded_in_front([features[split]["text"] for split in SPLITS])
-    if front is not None and front != (name != "iemocap"):
+    if front is not None and front != corpus.padded_in_front:
         yield f"{what} texts are padded {'in front' if front else 'at the end'}"
     yield f"{what} the values: other versions of the feature extractors made them"
 
 
-def write_pickle(path: Path, data: object, check: Callable[[Path], object] | None = None) -> None:
-    """Writes a pickle that a check accepts; until then nothing has its name.
+def write_pickle(path: Path, data: object) -> None:
+    """Writes a pickle, wholly or not at all.
 
     Raises:
-        InputError: It can't be written, or the check refuses it.
+        InputError: It can't be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(part: Path) -> None:
         with part.open("wb") as file:
             pickle.dump(data, file, protocol=4)
-        if check is not None:
-            check(part)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+
+    make_folder(path.parent)
+    write_atomically(path, write)

@@ -6,6 +6,7 @@ HDF5 through a process of its own (hdf5.py), since a damaged file can crash its 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,19 +15,21 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 
-from utils import EMOTIONS, SPLITS, InputError, read_pickle
+from data import hdf5
+from data.assembly import read_pickle
+from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS
+from data.files import InputError, opened_unchanged, printable
+from data.hdf5 import MOST_ARRAYS, MOST_INFLATED
 
-MOST_ARRAYS = 100_000  # in one file; a computational sequence has two per video
 MOST_DEPTH = 4  # emotion, split, modality, and one to spare
-MOST_INFLATED = 1100  # bytes that one byte of a compressed file can give
 SUFFIXES = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".csd")
 SECONDS = 600  # the longest that reading an HDF5 file may take
-ROLES = ("audio", "video", "text", "label")
+MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")  # their order in MulT's labels (N, 4, 2)
 
 Values = np.ndarray | list  # what a file holds: an array, or a list of names or sentences
 
@@ -41,12 +44,12 @@ class Layout(NamedTuple):
     """
 
     title: str
-    keys: tuple[str, str, str, str]
+    keys: tuple[str, ...]
     path: str = "{split}/{key}"
 
 
 LAYOUTS = {
-    "release": Layout("as the train scripts read it", ("covarep", "facet", "glove", "label")),
+    "release": Layout("as the train scripts read it", MODALITIES),
     "mmsa": Layout("MMSA pickle", ("audio", "vision", "text", "regression_labels")),
     "mult": Layout("MulT / MultiBench pickle", ("audio", "vision", "text", "labels")),
     "mfn": Layout("MFN folder of .h5 files", ("audio", "video", "text", "y"), "{key}_{split}"),
@@ -69,8 +72,21 @@ class Found(NamedTuple):
 
     @property
     def emotions(self) -> tuple[str, ...]:
-        """The outer keys of the release's IEMOCAP, or one empty name."""
-        return EMOTIONS if f"{EMOTIONS[0]}/train/label" in self.values else ("",)
+        """The outer keys of a pickle that has emotions, or one empty name."""
+        found = (names for names in _emotions() if f"{names[0]}/train/label" in self.values)
+        return next(found, ("",))
+
+    def nested(self) -> dict[str, object]:
+        """Returns the values in dicts again, as a pickle has them."""
+        whole: dict[str, object] = {}
+        for where, value in self.values.items():
+            *outer, last = where.split("/")
+            inner: object = whole
+            for key in outer:
+                inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
+            if isinstance(inner, dict):
+                inner[last] = value
+        return whole
 
     def part(self, split: str, role: str, emotion: str = "") -> np.ndarray:
         """Returns the array of a role (audio, video, text or label) in a split."""
@@ -89,16 +105,31 @@ def read(path: Path) -> Found:
     Raises:
         InputError: It is missing, damaged, unsafe, or of no known format.
     """
-    values = dict(_folder(path)) if path.is_dir() else dict(_file(path))
+    if path.is_dir():
+        values = dict(_folder(path))
+        return Found(path, _recognise(values), values)
+    with opened_unchanged(path) as file:
+        return read_open(path, file)
+
+
+def read_open(path: Path, file: BinaryIO) -> Found:
+    """Returns what an open data file holds, as `read` does."""
+    values = dict(_file(path, file))
     return Found(path, _recognise(values), values)
+
+
+def _emotions() -> list[tuple[str, ...]]:
+    return [corpus.emotions for corpus in CORPORA.values() if corpus.emotions]
 
 
 def _recognise(values: Mapping[str, Values]) -> str | None:
     for name, layout in LAYOUTS.items():
         paths = [layout.path.format(split=s, key=key) for s in SPLITS for key in layout.keys]
-        outer = [f"{e}/{p}" for e in EMOTIONS for p in paths] if name == "release" else paths
-        if all(p in values for p in paths) or all(p in values for p in outer):
+        if all(p in values for p in paths):
             return name
+        for emotions in _emotions() if name == "release" else ():
+            if all(f"{emotion}/{p}" in values for emotion in emotions for p in paths):
+                return name
     features = [p for p in values if p.endswith("/features")]
     return "sequence" if features and len(features) * 2 >= len(values) else None
 
@@ -110,33 +141,27 @@ def _folder(path: Path) -> Iterator[tuple[str, Values]]:
     if len(files) > MOST_ARRAYS:
         raise InputError(f"{path}: expected at most {MOST_ARRAYS} files, found {len(files)}")
     for file in files:
-        for name, value in _file(file):
-            # An .h5 file of MFN holds one array, called "data" or "d1".
-            yield (file.stem if name in ("data", "d1") else f"{file.stem}/{name}"), value
+        with opened_unchanged(file) as opened:
+            for name, value in _file(file, opened):
+                # An .h5 file of MFN holds one array, called "data" or "d1".
+                yield (file.stem if name in ("data", "d1") else f"{file.stem}/{name}"), value
 
 
-def _file(path: Path) -> Iterator[tuple[str, Values]]:
+def _file(path: Path, file: BinaryIO) -> Iterator[tuple[str, Values]]:
     """Yields what a file holds, whose format is told by its first bytes."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: expected a file, got something else")
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+    start = file.read(8)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     if start.startswith(b"\x89HDF"):
-        yield from _h5(path)
+        yield from _h5(path, file)
     elif start.startswith(b"PK"):
-        yield from _npz(path)
+        yield from _npz(path, file, size)
     elif start.startswith(b"\x93NUMPY"):
-        with path.open("rb") as file:
-            yield "data", _npy(path, file, path.stat().st_size)
+        yield "data", _npy(path, file, size)
     elif path.suffix in (".h5", ".hdf5", ".csd", ".npz", ".npy"):
         raise InputError(f"{path}: expected a {path.suffix} file, got a damaged or other file")
     else:
-        yield from _flat(path, read_pickle(path))
+        yield from _flat(path, read_pickle(path, file))
 
 
 def _flat(path: Path, data: object) -> Iterator[tuple[str, Values]]:
@@ -153,26 +178,26 @@ def _flat(path: Path, data: object) -> Iterator[tuple[str, Values]]:
 
 def _name(key: object) -> str:
     text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
-    return text.encode("ascii", "backslashreplace").decode()[:80]
+    return printable(text[:80]).encode("ascii", "backslashreplace").decode()[:80]
 
 
-def _npz(path: Path) -> Iterator[tuple[str, Values]]:
+def _npz(path: Path, file: BinaryIO, size: int) -> Iterator[tuple[str, Values]]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             inflated = sum(entry.file_size for entry in entries)
-            if len(entries) > MOST_ARRAYS or inflated > MOST_INFLATED * path.stat().st_size:
+            if len(entries) > MOST_ARRAYS or inflated > MOST_INFLATED * size:
                 raise InputError(f"{path}: expected a few arrays, got far more than its size holds")
             for entry in entries:
-                with archive.open(entry) as file:
+                with archive.open(entry) as member:
                     name = _name(entry.filename.removesuffix(".npy"))
-                    yield name, _npy(path, file, entry.file_size)
+                    yield name, _npy(path, member, entry.file_size)
     except InputError:
         raise
     except Exception as error:  # a damaged archive can make the reader raise anything
         raise InputError(
             f"{path}: expected a whole .npz file, got a damaged one "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {printable(str(error))})"
         ) from None
 
 
@@ -191,25 +216,31 @@ def _npy(path: Path, file: IO[bytes], size: int) -> np.ndarray:
         except Exception as error:  # a damaged file can make the reader raise anything
             raise InputError(
                 f"{path}: expected whole numpy arrays, got a damaged one "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {printable(str(error))})"
             ) from None
 
 
-def _h5(path: Path) -> Iterator[tuple[str, Values]]:
+def _h5(path: Path, file: BinaryIO) -> Iterator[tuple[str, Values]]:
     if find_spec("h5py") is None:
         raise InputError(
             f"{path}: reading it needs h5py, which is not installed: pip install h5py==3.16.0"
         )
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "arrays.npz"
-        command = [sys.executable, str(Path(__file__).with_name("hdf5.py")), str(path), str(copy)]
+        command = [sys.executable, hdf5.__file__, str(copy)]
         try:
             run = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=SECONDS
+                command,
+                stdin=file,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=SECONDS,
             )
         except subprocess.TimeoutExpired:
             raise InputError(f"{path}: expected to be read within {SECONDS} s, gave up") from None
         if run.returncode != 0:
             why = run.stderr.strip().splitlines() or [f"its library crashed: {run.returncode}"]
-            raise InputError(f"{path}: {why[-1]}")
-        yield from _npz(copy)
+            raise InputError(f"{path}: {printable(why[-1])}")
+        with copy.open("rb") as copied:
+            yield from _npz(path, copied, copy.stat().st_size)

@@ -1,57 +1,21 @@
-"""What data files hold, and whether the train scripts can use them."""
+"""What data files hold, whether they are the official ones, and which train script can use them."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.formats import LAYOUTS, Found, Values
-from utils import EMOTIONS, SPLITS, InputError, load_iemocap, load_mosi, load_pom, padded_in_front
-
-CHUNK = 2**24  # bytes that are looked at together
-MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")  # their order in MulT's labels (N, 4, 2)
-LOADERS = {
-    "mosi": [load_mosi],
-    "iemocap": [partial(load_iemocap, emotion=emotion) for emotion in EMOTIONS],
-    "pom": [load_pom],
-}
-
-
-class Summary(NamedTuple):
-    """What one array, or list, of a file looks like. Counts are of values.
-
-    Attributes:
-        where: Its path in the file.
-        shape: Its shape, or a list's length.
-        dtype: Its dtype, or "list".
-        nan: How many values are NaN.
-        inf: How many are infinite.
-        low: The smallest finite value.
-        high: The largest one.
-        constant: How many of the columns (the last dimension) have one value only.
-        padding: Of sequences: the share of frames that are zero throughout.
-        side: Where most of these frames are: "front", "end" or "".
-    """
-
-    where: str
-    shape: tuple[int, ...]
-    dtype: str
-    nan: int = 0
-    inf: int = 0
-    low: float = math.nan
-    high: float = math.nan
-    constant: int = 0
-    padding: float = 0.0
-    side: str = ""
+from data.assembly import Assembled, assemble
+from data.checks import are_class_numbers, label_notes
+from data.conversion import labels_of, text_of
+from data.corpora import CORPORA, SPLITS, Corpus
+from data.files import InputError, checksum, opened_unchanged, printable
+from data.formats import LAYOUTS, MULT_EMOTIONS, SUFFIXES, Found, read_open
+from data.summaries import HEAD, Summary, cells, summaries
 
 
 class Report(NamedTuple):
@@ -62,6 +26,7 @@ class Report(NamedTuple):
         layout: Its title.
         summaries: One for each array or list.
         labels: One line per split and emotion: a range, or the balance of classes.
+        notes: What is odd about labels and features.
         usable: Whether a train script can use it where it lies.
         advice: Which script can, else what to do.
     """
@@ -70,89 +35,35 @@ class Report(NamedTuple):
     layout: str
     summaries: list[Summary]
     labels: list[str]
+    notes: list[str]
     usable: bool
     advice: str
+
+
+class Verdict(NamedTuple):
+    """What was found out about a file, and whether it is as it should be."""
+
+    path: Path
+    right: bool
+    text: str
+
+
+# Inspection.
 
 
 @np.errstate(all="ignore")  # NaN and infinite values are what is looked for
 def inspect(found: Found) -> Report:
     """Returns what a file holds and who can use it."""
-    usable, advice = usability(found)
-    title = LAYOUTS[found.layout].title if found.layout in LAYOUTS else "unknown"
-    if found.layout == "sequence":
-        title = "computational sequence of the CMU-MultimodalSDK"
+    usable, advice, notes = usability(found)
     labels = list(_labels(found)) if found.layout in LAYOUTS else []
-    return Report(found.path, title, list(_summaries(found)), labels, usable, advice)
+    shown = list(summaries(found))
+    return Report(found.path, _title(found), shown, labels, notes, usable, advice)
 
 
-def _summaries(found: Found) -> Iterator[Summary]:
+def _title(found: Found) -> str:
     if found.layout == "sequence":
-        yield _sequence(found)
-        return
-    known: dict[int, Summary] = {}  # IEMOCAP's emotions share their features
-    for where, value in found.values.items():
-        if id(value) not in known:
-            known[id(value)] = summarise(where, value)
-        yield known[id(value)]._replace(where=where)
-
-
-def _sequence(found: Found) -> Summary:
-    """All videos of a computational sequence as if they were one."""
-    features = [
-        np.asarray(value) for where, value in found.values.items() if where.endswith("/features")
-    ]
-    name = next(iter(found.values)).split("/")[0]
-    steps = sum(len(array) for array in features if array.ndim)
-    shape = (steps, *features[0].shape[1:])
-    return Summary(f"{name}: {len(features)} videos", shape, str(features[0].dtype))
-
-
-def summarise(where: str, value: Values) -> Summary:
-    """Returns what an array or a list looks like."""
-    if not isinstance(value, np.ndarray):
-        return Summary(where, (len(value),), "list")
-    summary = Summary(where, value.shape, str(value.dtype))
-    if value.dtype.kind not in "fiub" or 0 in value.shape or value.ndim == 0:
-        return summary
-    columns = [_Columns(part) for part in _chunks(value)]
-    low = np.min([part.low for part in columns], axis=0)
-    high = np.max([part.high for part in columns], axis=0)
-    zeros = [part.zero_frames for part in columns]
-    return summary._replace(
-        nan=sum(part.nan for part in columns),
-        inf=sum(part.inf for part in columns),
-        low=float(low.min()) if np.isfinite(low).any() else math.nan,
-        high=float(high.max()) if np.isfinite(high).any() else math.nan,
-        constant=int((low >= high).sum()),
-        padding=sum(zeros) / math.prod(value.shape[:-1]) if value.ndim == 3 else 0.0,
-        side=_side(value),
-    )
-
-
-def _chunks(value: np.ndarray) -> Iterator[np.ndarray]:
-    rows = max(1, CHUNK * len(value) // max(1, value.nbytes))
-    for start in range(0, len(value), rows):
-        yield value[start : start + rows]
-
-
-class _Columns:
-    """Counts and ranges of some of an array's rows, by column."""
-
-    def __init__(self, part: np.ndarray) -> None:
-        part = part.reshape(-1, part.shape[-1] if part.ndim > 1 else 1)
-        finite = np.isfinite(part)
-        self.nan = int(np.isnan(part).sum())
-        self.inf = int(part.size - finite.sum()) - self.nan
-        numbers = part.astype(np.float64)
-        self.low = np.min(numbers, axis=0, where=finite, initial=math.inf)
-        self.high = np.max(numbers, axis=0, where=finite, initial=-math.inf)
-        self.zero_frames = int((~part.any(axis=1)).sum())
-
-
-def _side(value: np.ndarray) -> str:
-    if value.ndim != 3:
-        return ""
-    return {True: "front", False: "end", None: ""}[padded_in_front([value])]
+        return "computational sequence of the CMU-MultimodalSDK"
+    return LAYOUTS[found.layout].title if found.layout in LAYOUTS else "unknown"
 
 
 def _labels(found: Found) -> Iterator[str]:
@@ -163,7 +74,7 @@ def _labels(found: Found) -> Iterator[str]:
             if label.ndim == 3 and label.shape[1:] == (len(MULT_EMOTIONS), 2):
                 for column, inner in enumerate(MULT_EMOTIONS):
                     yield f"{inner} {split}: {_balance(label[:, column])}"
-            elif emotion or (label.ndim == 2 and label.shape[1] == 2):
+            elif label.ndim == 2 and label.shape[1] == 2:
                 yield f"{name}: {_balance(label)}"
             else:
                 finite = label[np.isfinite(label)]
@@ -172,118 +83,178 @@ def _labels(found: Found) -> Iterator[str]:
                     if finite.size
                     else "no numbers"
                 )
-                yield f"{name}: {spread}, {len(label)} examples"
+                yield f"{name}: {spread}, {len(np.atleast_1d(label))} examples"
 
 
 def _balance(label: np.ndarray) -> str:
-    counts = [f"[1, 0] {int(label[:, 0].sum())}", f"[0, 1] {int(label[:, 1].sum())}"]
+    counts = [f"[{1 - i}, {i}] {np.nansum(label[:, i]):.0f}" for i in (0, 1)]
     return f"{', '.join(counts)} of {len(label)} examples"
 
 
-def usability(found: Found) -> tuple[bool, str]:
-    """Returns whether a train script can use the file where it lies, and what to do."""
+# Who can use a file.
+
+
+def usability(found: Found) -> tuple[bool, str, list[str]]:
+    """Returns whether a train script can use the file where it lies, what to do, and notes."""
     if found.layout == "sequence":
-        return (
-            False,
-            "align it with the CMU-MultimodalSDK and save named arrays, then convert those",
-        )
+        advice = "align it with the CMU-MultimodalSDK and save named arrays, then convert those"
+        return False, advice, []
     if found.layout is None:
-        return False, "no known layout; save named arrays (data/README.md) and convert those"
+        advice = "no known layout; save named arrays (data/README.md) and convert those"
+        return False, advice, []
+    notes: list[str] = []
     try:
-        name = corpus_of(found)
+        corpus = corpus_of(found)
+        if found.layout != "release":
+            advice = _advice_to_convert(found, corpus, notes)
+            return False, advice, notes
+        notes += load_found(found, corpus).notes
     except InputError as error:
-        return False, str(error)
-    if found.layout != "release":
-        source = found.path
-        return False, f"python data/prepare.py convert {source} --to {name} -o data"
-    try:
-        try_loader(found.path, name)
-    except InputError as error:
-        return False, str(error)
-    if found.path.name != f"{name}.pkl":
-        return False, f"name it {name}.pkl, then train_{name}.py can use it"
-    return True, f"python train_{name}.py --data_path {found.path.parent}"
+        return False, str(error), notes
+    if found.path.name != f"{corpus.name}.pkl":
+        advice = f"name it {corpus.name}.pkl, then train_{corpus.name}.py can use it"
+        return False, advice, notes
+    return True, f"python train_{corpus.name}.py --data_path {found.path.parent}", notes
 
 
-def corpus_of(found: Found) -> str:
-    """Returns mosi, iemocap or pom, whichever the labels belong to.
+def corpus_of(found: Found) -> Corpus:
+    """Returns the data set that a file's labels belong to; its name decides between several.
 
     Raises:
         InputError: They belong to none.
     """
-    if found.emotions == EMOTIONS:
-        return "iemocap"
-    shape = found.part("train", "label").shape
-    inner = math.prod(shape[1:])
-    if inner == 1:
-        return "mosi"
-    if inner in (16, 17):
-        return "pom"
-    if shape[1:] == (len(MULT_EMOTIONS), 2):
-        return "iemocap"
-    raise InputError(
-        f"{found.path}: expected labels (N, 1) of MOSI, (N, 16) of POM or (N, 4, 2) of IEMOCAP, "
-        f"got {shape}"
-    )
+    shape = found.part("train", "label", found.emotions[0]).shape
+    fitting = [corpus for corpus in CORPORA.values() if _fits(found, shape, corpus)]
+    named = [corpus for corpus in fitting if corpus.name in found.path.name]
+    if not fitting:
+        widths = [f"(N, {c.label_columns}) of {c.title}" for c in CORPORA.values()]
+        raise InputError(
+            f"{found.path}: expected labels {', '.join(widths)}, or (N, 4, 2) with four emotions, "
+            f"got {shape}"
+        )
+    return (named or fitting)[0]
 
 
-def try_loader(path: Path, name: str) -> tuple[tuple[int, ...], tuple[int, int, int]]:
-    """Returns examples per split, and features of audio, video and text, as a script loads them.
+def _fits(found: Found, shape: tuple[int, ...], corpus: Corpus) -> bool:
+    if found.emotions != ("",):
+        return found.emotions == corpus.emotions
+    if corpus.emotions:
+        return shape[1:] == (len(MULT_EMOTIONS), 2)
+    return math.prod(shape[1:]) in corpus.columns_in_files
+
+
+def _advice_to_convert(found: Found, corpus: Corpus, notes: list[str]) -> str:
+    """Returns the command; what is odd about the labels is added to the notes.
 
     Raises:
-        InputError: The script couldn't use the file.
+        InputError: The file holds what no conversion mends.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        os.symlink(path.resolve(), Path(folder) / f"{name}.pkl")
+    for split in SPLITS:
+        text_of(found, split)
+    for emotion, labels in labels_of(found, corpus, []).items():
+        notes += [f"{emotion}: {note}".removeprefix(": ") for note in label_notes(corpus, labels)]
+        if not emotion and are_class_numbers(labels):
+            low, high = corpus.label_range
+            raise InputError(
+                f"the labels are class numbers, it seems: expected {corpus.title}'s, which go from "
+                f"{low} to {high}; save named arrays with those (data/README.md), and convert them"
+            )
+    return f"python data/prepare.py convert {found.path} --to {corpus.name}"
+
+
+def load_found(found: Found, corpus: Corpus) -> Assembled:
+    """Returns a file's contents as a script takes them, with the notes on all its emotions.
+
+    Raises:
+        InputError: The script couldn't use them.
+    """
+    data = found.nested()
+    *emotions, last = corpus.emotions or (None,)
+    notes = [
+        note
+        for emotion in emotions
+        for note in assemble(found.path, data, corpus, emotion=emotion).notes
+    ]
+    assembled = assemble(found.path, data, corpus, emotion=last)
+    return assembled._replace(notes=(*notes, *assembled.notes))
+
+
+def verify(folder: Path) -> Iterator[Verdict]:
+    """Yields a verdict on each data file of a folder.
+
+    Raises:
+        InputError: There are none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of data files, found none there")
+    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and not f.is_dir())
+    if not files:
+        raise InputError(
+            f"{folder}: expected data files, found none; see data/README.md for how to get them, "
+            "or run: python data/prepare.py synthetic"
+        )
+    for path in files:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                loaded = [load(folder) for load in LOADERS[name]][-1]
+            with opened_unchanged(path) as file:
+                verdict = _verdict(path, file)
         except InputError as error:
-            inside = str(Path(folder) / f"{name}.pkl")
-            raise InputError(str(error).replace(inside, str(path))) from None
-    return tuple(len(split) for split in loaded[:3]), loaded[3]
+            verdict = Verdict(path, False, str(error).removeprefix(f"{path}: "))
+        yield verdict
+
+
+def _verdict(path: Path, file: BinaryIO) -> Verdict:
+    corpus = CORPORA.get(path.stem) if path.suffix == ".pkl" else None
+    size = file.seek(0, 2)
+    if corpus and size == corpus.file_size:
+        if checksum(file) == corpus.sha256:
+            return Verdict(path, True, "the official file")
+        text = (
+            "the official file's size, but not its checksum: it is damaged; get it anew, or ask "
+            f"for the corpus at {corpus.request}"
+        )
+        return Verdict(path, False, text)
+    file.seek(0)
+    found = read_open(path, file)
+    if corpus is None:
+        return Verdict(path, found.layout is not None, f"{_title(found)}; {usability(found)[1]}")
+    loaded = load_found(found, corpus)
+    sizes, official = (loaded.examples, loaded.dims), (corpus.examples, corpus.dims)
+    text = f"not the official file, but train_{corpus.name}.py can use it: {_sizes(*sizes)}"
+    text += (
+        ", as in the official data" if sizes == official else f" (official: {_sizes(*official)})"
+    )
+    return Verdict(path, True, "; ".join([text, *loaded.notes]))
+
+
+def _sizes(examples: tuple[int, ...], dims: tuple[int, ...]) -> str:
+    return f"{' / '.join(map(str, examples))} examples, {' / '.join(map(str, dims))} features"
+
+
+# Printing.
 
 
 def table(report: Report) -> str:
     """Returns a report as text."""
-    head = ("array", "shape", "dtype", "NaN", "inf", "from", "to", "constant", "padding")
-    rows = [head, *(_row(summary) for summary in report.summaries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    rows = [HEAD, *map(cells, report.summaries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    labels = [f"label {line}" for line in report.labels]
+    lines += [f"label {line}" for line in report.labels]
+    lines += [f"note: {note}" for note in report.notes]
     verdict = "can be used" if report.usable else "can't be used as it is"
-    return "\n".join(
-        [f"{report.path}: {report.layout}", *lines, *labels, f"{verdict}: {report.advice}"]
-    )
-
-
-def _row(summary: Summary) -> Sequence[str]:
-    shape = " x ".join(map(str, summary.shape))
-    if summary.dtype == "list" or math.isnan(summary.low):
-        return (summary.where, shape, summary.dtype, str(summary.nan), str(summary.inf), *"----")
-    return (
-        summary.where,
-        shape,
-        summary.dtype,
-        str(summary.nan),
-        str(summary.inf),
-        f"{summary.low:.4g}",
-        f"{summary.high:.4g}",
-        str(summary.constant),
-        f"{summary.padding:.0%} {summary.side}" if summary.padding else "-",
-    )
+    lines = [f"{report.path}: {report.layout}", *lines, f"{verdict}: {report.advice}"]
+    return "\n".join(map(printable, lines))
 
 
 def as_json(report: Report) -> dict[str, object]:
     """Returns a report of plain values; NaN becomes None."""
-    summaries = [
+    values = [
         {
             key: None if isinstance(value, float) and math.isnan(value) else value
             for key, value in summary._asdict().items()
         }
         for summary in report.summaries
     ]
-    return report._asdict() | {"path": str(report.path), "summaries": summaries}
+    return report._asdict() | {"path": str(report.path), "summaries": values}

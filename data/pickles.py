@@ -14,15 +14,14 @@ from __future__ import annotations
 import codecs
 import math
 import mmap
+import os
 import pickle
 import re
 import struct
 import warnings
 from collections.abc import Callable
-from io import FileIO
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -40,17 +39,20 @@ class UnsafePickle(PickleError):
     """The file names something that could run code."""
 
 
-def load_pickle(path: Path) -> object:
+def load_pickle(file: BinaryIO) -> object:
     """Returns what a pickle holds: dict, list, tuple, str, bytes, numbers, None, numpy arrays.
+
+    Args:
+        file: A file of the disk, open for reading.
 
     Raises:
         UnsafePickle: It names anything else.
         PickleError: The file is no whole pickle.
         OSError: The file can't be read.
     """
-    if path.stat().st_size == 0:
+    if os.fstat(file.fileno()).st_size == 0:
         raise PickleError("it is empty")
-    with path.open("rb", buffering=0) as file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("error")  # an unknown escape in a string is damage
         try:
             return _Machine(file).run()
@@ -99,7 +101,7 @@ class _Array:
 class _Machine:
     """The stack machine. `left` is how many more bytes it may copy out of what it has read."""
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file, self.at = file, 0
         self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.stack: list[object] = []

@@ -1,10 +1,9 @@
-"""Make, inspect, verify, convert or download the pickles that the train scripts read.
+"""Make, inspect, convert or verify the pickles that the train scripts read.
 
 python data/prepare.py synthetic mosi
 python data/prepare.py inspect mosi_data.pkl
-python data/prepare.py convert mosi_data.pkl --to mosi -o data
+python data/prepare.py convert mosi_data.pkl --to mosi
 python data/prepare.py verify
-python data/prepare.py download mosi
 """
 
 from __future__ import annotations
@@ -18,17 +17,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this is run as a script
 
 from data.conversion import convert, write_pickle
-from data.download import DeadLinkError, download, official_address
+from data.corpora import CORPORA
+from data.files import InputError, printable
 from data.formats import read
-from data.inspection import as_json, inspect, table, try_loader
-from data.official import OFFICIAL
-from data.synthetic import CORPORA, synthetic
-from data.verification import verify
+from data.inspection import as_json, inspect, table, verify
+from data.synthetic import synthetic
 from search.options import Parser, run_script
-from utils import InputError
 
-HERE = Path(__file__).resolve().parent
-
+FOLDER = Path("./data")  # where the train scripts look, too
 
 Commands = argparse._SubParsersAction
 
@@ -41,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     commands = flags.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_synthetic, _add_inspect, _add_verify, _add_convert, _add_download):
+    for add in (_add_synthetic, _add_inspect, _add_convert, _add_verify):
         add(commands)
     options = flags.parse_args(words)
     options.run(options)
@@ -56,7 +52,7 @@ def _add_synthetic(commands: Commands) -> None:
         "work, and say nothing about any corpus.",
     )
     _add_names(command)
-    command.add_argument("--output_path", type=Path, default=HERE, help="folder (default: data)")
+    command.add_argument("--output_path", type=Path, default=FOLDER, help="default: ./data")
     command.add_argument("--seed", type=_seed, default=0, help="of the numbers (default: 0)")
     _add_force(command)
     command.set_defaults(run=run_synthetic)
@@ -71,9 +67,6 @@ def _add_inspect(commands: Commands) -> None:
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="or folder of .h5")
     command.add_argument("--json", action="store_true", help="print JSON in place of tables")
-    command.add_argument(
-        "--plot", type=Path, metavar="IMAGE", help="also draw labels, lengths and scales"
-    )
     command.set_defaults(run=run_inspect)
 
 
@@ -84,7 +77,7 @@ def _add_verify(commands: Commands) -> None:
         description="Compare sizes and checksums with the official pickles', and try whether the "
         "train scripts can use what else is there. Exit status 1 if anything is wrong.",
     )
-    command.add_argument("folder", nargs="?", type=Path, default=HERE, help="default: data")
+    command.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="default: ./data")
     command.set_defaults(run=run_verify)
 
 
@@ -96,8 +89,8 @@ def _add_convert(commands: Commands) -> None:
         "named arrays (.npz, or a folder of .npy) to the layout that the train scripts read.",
     )
     command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
-    command.add_argument("--to", required=True, choices=list(OFFICIAL), help="the data set")
-    command.add_argument("-o", "--output_path", type=Path, default=HERE, help="default: data")
+    command.add_argument("--to", required=True, choices=list(CORPORA), help="the data set")
+    command.add_argument("-o", "--output_path", type=Path, default=FOLDER, help="default: ./data")
     command.add_argument(
         "--average",
         choices=("all", "words"),
@@ -115,29 +108,12 @@ def _add_convert(commands: Commands) -> None:
     command.set_defaults(run=run_convert)
 
 
-def _add_download(commands: Commands) -> None:
-    command = commands.add_parser(
-        "download",
-        help="download the official pickles",
-        description="Download the official pickles from the authors' Google Drive folder, and "
-        "check them. The same command again continues where it was interrupted. The folder was "
-        "reported dead in 2024.",
-    )
-    _add_names(command)
-    command.add_argument("-o", "--output_path", type=Path, default=HERE, help="default: data")
-    command.add_argument(
-        "--url", help="a folder elsewhere that holds the same files (default: the official one)"
-    )
-    _add_force(command)
-    command.set_defaults(run=run_download)
-
-
 def _add_names(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"{', '.join(OFFICIAL)} (default: all three)",
+        help=f"{', '.join(CORPORA)} (default: all)",
     )
 
 
@@ -153,10 +129,10 @@ def _seed(text: str) -> int:
 
 def _targets(options: argparse.Namespace) -> dict[str, Path]:
     """Returns the files to write, of which none exists unless --force is given."""
-    names = list(dict.fromkeys(options.names or OFFICIAL))
+    names = list(dict.fromkeys(options.names or CORPORA))
     for name in names:
-        if name not in OFFICIAL:
-            raise InputError(f"expected {', '.join(OFFICIAL)}, got {name!r}")
+        if name not in CORPORA:
+            raise InputError(f"expected {', '.join(CORPORA)}, got {name!r}")
     targets = {name: options.output_path / f"{name}.pkl" for name in names}
     for target in targets.values():
         _refuse_existing(target, options.force)
@@ -172,27 +148,22 @@ def run_synthetic(options: argparse.Namespace) -> None:
     """Writes the synthetic data sets that the options name."""
     for name, target in _targets(options).items():
         corpus = CORPORA[name]
-        write_pickle(target, synthetic(name, options.seed, corpus))
-        print(f"{target}: synthetic, {' / '.join(map(str, corpus.sizes))} examples")
+        write_pickle(target, synthetic(corpus, options.seed))
+        print(f"{target}: synthetic, {' / '.join(map(str, corpus.examples))} examples")
 
 
 def run_inspect(options: argparse.Namespace) -> None:
     """Prints what the files hold; a file that can't be read ends it, after the others."""
-    reports, errors, found = [], [], []
+    reports, errors = [], []
     for path in options.files:
         try:
-            found.append(read(path))
-            reports.append(inspect(found[-1]))
+            reports.append(inspect(read(path)))
             if not options.json:
                 print(table(reports[-1]), end="\n\n")
         except InputError as error:
             errors.append(str(error))
     if options.json:
         print(json.dumps([as_json(report) for report in reports], indent=1))
-    if options.plot:
-        from data.sheet import draw
-
-        draw(found, options.plot)
     if errors:
         raise InputError("; ".join(errors))
 
@@ -201,7 +172,8 @@ def run_verify(options: argparse.Namespace) -> None:
     """Prints a verdict on each file of a folder, and exits with 1 if one is wrong."""
     verdicts = list(verify(options.folder))
     for verdict in verdicts:
-        print(f"{'ok   ' if verdict.right else 'WRONG'} {verdict.path}: {verdict.text}")
+        text = f"{'ok   ' if verdict.right else 'WRONG'} {verdict.path}: {verdict.text}"
+        print(printable(text))
     if not all(verdict.right for verdict in verdicts):
         sys.exit(1)
 
@@ -210,24 +182,10 @@ def run_convert(options: argparse.Namespace) -> None:
     """Writes one data set, made from another layout."""
     target = options.output_path / f"{options.to}.pkl"
     _refuse_existing(target, options.force)
-    data, notes = convert(read(options.source), options.to, options.average, options.scale)
-    write_pickle(target, data, check=lambda path: try_loader(path, options.to))
-    print("\n".join([*notes, f"{target}: train_{options.to}.py can use it"]))
-
-
-def run_download(options: argparse.Namespace) -> None:
-    """Downloads the data sets that the options name."""
-    for name, target in _targets(options).items():
-        try:
-            url = f"{options.url.rstrip('/')}/{name}.pkl" if options.url else official_address(name)
-            download(url, target, OFFICIAL[name])
-        except DeadLinkError as error:
-            raise InputError(
-                f"{error}; ask for the corpus at {OFFICIAL[name].request}, or convert another "
-                "copy (data/README.md says which there are), or make synthetic data: "
-                f"python data/prepare.py synthetic {name}"
-            ) from None
-        print(f"{target}: the official file")
+    found, corpus = read(options.source), CORPORA[options.to]
+    data, notes = convert(found, corpus, options.average, options.scale)
+    write_pickle(target, data)
+    print("\n".join(map(printable, [*notes, f"{target}: train_{options.to}.py can use it"])))
 
 
 if __name__ == "__main__":

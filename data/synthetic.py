@@ -9,86 +9,56 @@ are few to find that in.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from utils import EMOTIONS, SPLITS
+from data.corpora import SPLITS, Corpus
 
-FRAMES, WORD_WIDTH = 20, 300
-SHORTEST = 4  # words; lengths are uniform up to FRAMES, so 40 % of the frames are padding
+SHORTEST = 4  # words; lengths are uniform up to all steps, so 40 % of the frames are padding
 FEATURE_NOISE = 0.5  # standard deviation, beside latents of standard deviation 1
 LABEL_NOISE = 0.2  # likewise, beside the product of the latents
 NAN_SHARE = 0.001  # of the audio values, as in real COVAREP features
-TRAIT_SCALE = 2.0  # of the product in POM's traits, from 1 to 7
+TRAIT_SCALE = 2.0  # of the product in traits
 PRESENT_SHARE = 1 / 3  # of the examples, for each emotion
-
-
-class Corpus(NamedTuple):
-    """Sizes of one data set.
-
-    Attributes:
-        sizes: Examples in train, valid and test.
-        audio: Audio features.
-        video: Video features.
-        in_front: Whether the text is padded in front, not at the end.
-        signed_text: Whether the text's latent is of either sign, too.
-        interactions: How many independent triples of latents it holds.
-    """
-
-    sizes: tuple[int, int, int]
-    audio: int
-    video: int
-    in_front: bool
-    signed_text: bool = True
-    interactions: int = 1
-
-
-CORPORA = {
-    "mosi": Corpus((1284, 229, 686), 74, 47, True),
-    "iemocap": Corpus((2717, 798, 938), 74, 35, False, interactions=2),
-    "pom": Corpus((600, 100, 203), 43, 41, True, signed_text=False),
-}
-TRAITS = 16
-PRESENT = ((0, 1), (0, -1), (1, 1), (1, -1))  # each emotion's interaction, and which end of it
+FEW = 700  # training examples; so few don't show a product of three signs
 
 Arrays = dict[bytes, np.ndarray]
 
 
-def synthetic(name: str, seed: int, corpus: Corpus | None = None) -> dict[bytes, dict]:
+def synthetic(corpus: Corpus, seed: int) -> dict[bytes, dict]:
     """Returns a data set as the official pickle holds it, with keys as byte strings.
 
     Args:
-        name: mosi, iemocap or pom.
+        corpus: Which one, in which sizes.
         seed: The same seed gives the same data.
-        corpus: Other sizes than the official ones.
 
     Shape:
         covarep (N, audio), facet (N, video), glove (N, 20, 300), label (N, 1), (N, 16) or for
         each emotion (N, 2), all float64.
     """
-    corpus = corpus or CORPORA[name]
-    rng = np.random.default_rng([seed, *name.encode()])
-    shape = (sum(corpus.sizes), corpus.interactions)
+    rng = np.random.default_rng([seed, *corpus.name.encode()])
+    interactions = max(1, (len(corpus.emotions) + 1) // 2)  # triples of latents; two emotions each
+    shape = (sum(corpus.examples), interactions)
     audio_latent, video_latent, text_latent = (_signed(rng, shape) for _ in range(3))
-    if not corpus.signed_text:
+    if corpus.examples[0] < FEW:
         text_latent = rng.uniform(0.25, 1.75, shape)
+    audio_width, video_width, _ = corpus.dims
     features = {
-        b"covarep": _spread(rng, audio_latent, corpus.audio),
-        b"facet": _spread(rng, video_latent, corpus.video),
-        b"glove": _words(rng, text_latent, corpus.in_front),
+        b"covarep": _spread(rng, audio_latent, audio_width),
+        b"facet": _spread(rng, video_latent, video_width),
+        b"glove": _words(rng, text_latent, corpus),
     }
     audio = features[b"covarep"]
     audio[rng.random(audio.shape) < NAN_SHARE] = np.nan
     product = audio_latent * video_latent * text_latent
     product += LABEL_NOISE * rng.standard_normal(product.shape)
-    shared = _by_split(features, corpus.sizes)
-    if name != "iemocap":
-        label = _sentiment(product) if name == "mosi" else _traits(rng, product)
-        return _with_label(shared, label, corpus.sizes)
+    shared = _by_split(features, corpus.examples)
+    if not corpus.emotions:
+        label = _numbers(rng, product, corpus)
+        return _with_label(shared, label, corpus.examples)
+    labels = [sign * product[:, column] for column in range(interactions) for sign in (1, -1)]
     return {
-        emotion.encode(): _with_label(shared, _one_hot(sign * product[:, column]), corpus.sizes)
-        for emotion, (column, sign) in zip(EMOTIONS, PRESENT, strict=True)
+        emotion.encode(): _with_label(shared, _one_hot(label), corpus.examples)
+        for emotion, label in zip(corpus.emotions, labels, strict=False)
     }
 
 
@@ -105,27 +75,33 @@ def _spread(rng: np.random.Generator, latents: np.ndarray, width: int) -> np.nda
     return latents[:, owner] * signs + FEATURE_NOISE * noise
 
 
-def _words(rng: np.random.Generator, latents: np.ndarray, in_front: bool) -> np.ndarray:
-    """Latents (N, K) over word vectors (N, 20, 300), alike in every word, padded with zeros."""
-    lengths = rng.integers(SHORTEST, FRAMES, size=len(latents), endpoint=True)
-    steps = np.arange(FRAMES)[::-1] if in_front else np.arange(FRAMES)
-    text = FEATURE_NOISE * rng.standard_normal((len(latents), FRAMES, WORD_WIDTH))
-    text += _spread(rng, latents, WORD_WIDTH)[:, None]
+def _words(rng: np.random.Generator, latents: np.ndarray, corpus: Corpus) -> np.ndarray:
+    """Latents (N, K) over word vectors (N, T, width), alike in every word, padded with zeros."""
+    frames, width = corpus.steps, corpus.dims[2]
+    lengths = rng.integers(SHORTEST, frames, size=len(latents), endpoint=True)
+    steps = np.arange(frames)[::-1] if corpus.padded_in_front else np.arange(frames)
+    text = FEATURE_NOISE * rng.standard_normal((len(latents), frames, width))
+    text += _spread(rng, latents, width)[:, None]
     text *= 0.3  # about as large as real word vectors
     text[steps >= lengths[:, None]] = 0
     return text
 
 
-def _sentiment(product: np.ndarray) -> np.ndarray:
-    """Labels (N, 1) from -3 to 3 in steps of 0.2, as five annotators' means are."""
-    return np.clip(np.round(product * 5) / 5, -3, 3)
+def _numbers(rng: np.random.Generator, product: np.ndarray, corpus: Corpus) -> np.ndarray:
+    """Labels (N, L) in a data set's range that follow one product (N, 1).
 
-
-def _traits(rng: np.random.Generator, product: np.ndarray) -> np.ndarray:
-    """Labels (N, 16) from 1 to 7; the traits follow one product in either direction."""
-    loadings = TRAIT_SCALE * rng.choice((-1.0, 1.0), TRAITS) * rng.uniform(0.8, 1.2, TRAITS)
-    noise = LABEL_NOISE * rng.standard_normal((len(product), TRAITS))
-    return np.clip(4 + product * loadings + noise, 1, 7)
+    One column is in steps of 0.2, as five annotators' means are; several are traits, which follow
+    the product in either direction.
+    """
+    low, high = corpus.label_range
+    centre = (low + high) / 2
+    if corpus.label_columns == 1:
+        steps = np.round(product * 5) / 5
+        return np.clip(steps + centre if centre else steps, low, high)
+    signs = rng.choice((-1.0, 1.0), corpus.label_columns)
+    loadings = TRAIT_SCALE * signs * rng.uniform(0.8, 1.2, corpus.label_columns)
+    noise = LABEL_NOISE * rng.standard_normal((len(product), corpus.label_columns))
+    return np.clip(centre + product * loadings + noise, low, high)
 
 
 def _one_hot(product: np.ndarray) -> np.ndarray:

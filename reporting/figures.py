@@ -1,8 +1,9 @@
-"""Figures and tables of the reports. Colours differ in lightness too, for print in grey."""
+"""Figures of the reports. Colours differ in lightness too, for print in grey."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from search.records import write_atomically
+from data.files import printable, write_atomically
 
 DARK, LIGHT = "#12476d", "#e08e2b"
 STYLES = (
     {"color": LIGHT, "marker": "o", "linestyle": "--"},
     {"color": DARK, "marker": "s", "linestyle": "-"},
 )
-FEW = 9  # with so many points at a value, or fewer, a box would say too much
-
-
-Row = tuple[str, list[str]]  # a label and the cells after it
-
-
-def table(header: Sequence[str], rows: Iterable[Row]) -> str:
-    """Returns a table in Markdown."""
-    lines = [
-        header,
-        ["---", *["---:"] * (len(header) - 1)],
-        *([label, *cells] for label, cells in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+BOX_POINTS = 10  # with fewer points at a value a box would say too much
+LABEL_ROOM = 36  # characters below a panel
+RANK_LABELS = 12
 
 
 def hyperparameter_sheet(
@@ -59,15 +49,15 @@ def hyperparameter_sheet(
     above = sum(loss > high for loss in shown)
     if above:
         title += f"; {above} above the frame"
-    figure.supylabel(label, fontsize=10)
-    figure.suptitle(title, fontsize=11)
+    figure.supylabel(label if rows > 1 else label.replace(" (", "\n("), fontsize=10)
+    figure.suptitle(printable(title), fontsize=11, parse_math=False)
     _save(figure, path)
 
 
 def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
     random = np.random.default_rng(0)
     places = range(len(by_value))
-    boxes = min(map(len, by_value.values())) > FEW
+    boxes = min(map(len, by_value.values())) >= BOX_POINTS
     for place, losses in zip(places, by_value.values(), strict=True):
         offsets = random.uniform(-0.22, 0.22, len(losses))
         alpha = max(0.05, min(0.5, 30 / len(losses))) if boxes else 0.9
@@ -87,7 +77,9 @@ def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
             capprops=style,
             medianprops={"color": "black", "linewidth": 2},
         )
-    panel.set_xticks(places, [f"{value:g}" for value in by_value], fontsize=8)
+    labels = [f"{value:g}" for value in by_value]
+    step = 1 + sum(len(label) + 1 for label in labels) // LABEL_ROOM
+    panel.set_xticks(places[::step], labels[::step], fontsize=8)
     panel.set_xlim(-0.6, len(by_value) - 0.4)
     panel.tick_params(axis="y", labelsize=8)
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -123,6 +115,8 @@ def rank_study(path: Path, scores: Mapping[int, np.ndarray], label: str, title: 
     axes.scatter([], [], s=22, color=LIGHT, label="one seed")
     axes.errorbar([], [], [], color=DARK, marker="s", label="mean ± standard deviation")
     axes.set_xscale("log", base=2)
+    if len(ranks) > RANK_LABELS:
+        ranks = [2**i for i in range(max(ranks).bit_length()) if 2**i >= min(ranks)]
     axes.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
     axes.minorticks_off()
     _finish(axes, "rank of the fusion", label, title)
@@ -202,11 +196,13 @@ def slope(widths: Sequence[float], values: Sequence[float]) -> float:
 def _finish(axes: Axes, x_label: str, y_label: str, title: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(printable(title), fontsize=11, parse_math=False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def _save(figure: Figure, path: Path) -> None:
-    write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=150))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a run's name, which no font may have
+        write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=150))

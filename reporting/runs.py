@@ -1,31 +1,41 @@
-"""What the train scripts wrote, read back: results_*.csv, the .json beside it, model_*.pt."""
+"""What the train scripts wrote, read back: results_*.csv and the .json beside it."""
 
 from __future__ import annotations
 
-import json
-import pickle
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-import train_iemocap
-import train_mosi
-import train_pom
+from data.corpora import CORPORA
+from data.files import InputError, MissingFile, open_regular
 from search.columns import Columns
 from search.experiment import Experiment
-from search.records import Provenance
+from search.provenance import read_provenance
+from search.run_files import RunFiles
 from search.table import first_line, read_header, read_table
 from training.setting import Setting
-from utils import EMOTIONS, InputError
 
-EXPERIMENTS = {
-    experiment.name: experiment
-    for experiment in (train_mosi.EXPERIMENT, train_pom.EXPERIMENT, train_iemocap.EXPERIMENT)
-}
+Experiments = Mapping[str, Experiment]  # by the data set's name
+LARGEST = float(np.finfo(np.float32).max)  # of what training in float32 can report
+LONGEST_NAME = 140  # bytes; in the names of figures a word and a folder stand before it
+
+
+class Origin(NamedTuple):
+    """What the .json beside a CSV says of how its rows came about, as far as reports need it."""
+
+    data_set: str
+    emotion: str | None
+    data_file: Path
+    sha256: str
+    epochs: int
+    patience: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Run:
         name: What it is called in the report: the file's name without what all of them share.
         experiment: The data set's.
         emotion: IEMOCAP's.
-        provenance: What the .json says; None if there is no such file.
+        origin: What the .json says; None if there is no such file.
         rows: By setting and seed, the scores in the order of `score_columns`.
     """
 
@@ -45,7 +55,7 @@ class Run:
     name: str
     experiment: Experiment
     emotion: str | None
-    provenance: Provenance | None
+    origin: Origin | None
     rows: dict[Setting, dict[int, tuple[float, ...]]]
 
     @property
@@ -56,7 +66,7 @@ class Run:
     @property
     def sha256(self) -> str | None:
         """The checksum of the data that it was trained on, if known."""
-        return str(self.provenance["fixed"]["data sha256"]) if self.provenance else None
+        return self.origin.sha256 if self.origin else None
 
     @property
     def trainings(self) -> int:
@@ -69,11 +79,31 @@ class Run:
         losses = (self.values(setting, self.columns.valid_loss) for setting in self.rows)
         return sum(int(np.isnan(loss).sum()) for loss in losses)
 
+    @property
+    def best_row(self) -> tuple[float, Setting, int] | None:
+        """The least validation loss, and the setting and seed that have it: their model is kept."""
+        found = (
+            (seeds[seed][0], setting, seed)
+            for setting, seeds in self.rows.items()
+            for seed in seeds
+            if np.isfinite(seeds[seed][0])
+        )
+        return min(found, default=None)
+
     def values(self, setting: Setting, column: str) -> np.ndarray:
-        """Returns one score of a setting, in the order of its seeds: (n,)."""
-        place = score_columns(self.columns).index(column)
+        """Returns one score of a setting, in the order of its seeds: (n,).
+
+        Raises:
+            InputError: The data set has no such column.
+        """
+        columns = score_columns(self.columns)
+        if column not in columns:
+            raise InputError(
+                f"train_{self.experiment.name}.py: expected the column {column!r} among its "
+                "scores, since the report shows it, got none; name it there"
+            )
         seeds = self.rows[setting]
-        return np.array([seeds[seed][place] for seed in sorted(seeds)])
+        return np.array([seeds[seed][columns.index(column)] for seed in sorted(seeds)])
 
     @cached_property
     def candidates(self) -> list[Setting]:
@@ -101,6 +131,21 @@ def score_columns(columns: Columns) -> list[str]:
     return [columns.valid_loss, *columns.release, *columns.own]
 
 
+def read_runs(places: Iterable[Path], experiments: Experiments) -> tuple[list[Run], list[str]]:
+    """Returns the runs in some CSV files or folders, each once, and why others are left out.
+
+    Raises:
+        InputError: A place does not exist.
+    """
+    runs, left_out = [], []
+    for path in {os.path.realpath(path): path for path in find_results(places)}.values():
+        try:
+            runs.append(read_run(path, experiments))
+        except InputError as error:
+            left_out.append(str(error))
+    return distinct(runs), left_out
+
+
 def find_results(places: Iterable[Path]) -> Iterator[Path]:
     """Yields the CSV files that are named, and those in the folders that are named.
 
@@ -108,89 +153,96 @@ def find_results(places: Iterable[Path]) -> Iterator[Path]:
         InputError: A place does not exist.
     """
     for place in places:
-        if place.is_dir():
-            yield from sorted(place.glob("results_*.csv"))
-        elif place.exists():
-            yield place
-        else:
-            raise InputError(f"{place}: expected a results_*.csv or a folder of them, got nothing")
+        try:
+            is_folder = place.stat() and place.is_dir()
+        except OSError as error:
+            raise InputError(
+                f"{place}: expected a results_*.csv or a folder of them, got: {error.strerror}"
+            ) from None
+        yield from sorted(place.glob("results_*.csv")) if is_folder else [place]
 
 
-def read_run(path: Path) -> Run:
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs, each with a name of its own.
+
+    Those that share one have their folder's before it, and a number after it if that is shared too.
+    """
+    counts = Counter(run.name for run in runs)
+    named: dict[str, Run] = {}
+    for run in runs:
+        shared = counts[run.name] > 1
+        name = f"{run.path.resolve().parent.name[:20]}_{run.name}" if shared else run.name
+        numbered = chain([name], (f"{name}_{number}" for number in count(2)))
+        free = next(name for name in numbered if name not in named)
+        named[free] = replace(run, name=free)
+    return list(named.values())
+
+
+def read_run(path: Path, experiments: Experiments) -> Run:
     """Returns a run's rows; a last line that was not finished is left out.
 
     Raises:
         InputError: The file, or the .json beside it, is none that a train script wrote.
     """
-    provenance = _read_provenance(path.with_suffix(".json"))
-    experiment = _experiment(path, provenance)
+    open_regular(path).close()  # a pipe would be waited for
+    name = path.stem.removeprefix("results_")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise InputError(f"{path}: expected a shorter name, of {LONGEST_NAME} bytes at most")
+    origin = _read_origin(RunFiles.of(path, path.parent).json, experiments)
+    experiment = experiments[origin.data_set] if origin else _by_columns(path, experiments)
     header = read_header(path, experiment.columns)
-    emotion = provenance["emotion"] if provenance else _emotion(path, experiment)
-    rows: dict[Setting, dict[int, tuple[float, ...]]] = {}
+    emotion = origin.emotion if origin else _emotion(path, experiment)
     table = read_table(path, header, score_columns(experiment.columns))
+    if (np.abs(table.scores[np.isfinite(table.scores)]) > LARGEST).any():
+        raise InputError(f"{path}: expected scores as training reports them, got larger ones")
+    rows: dict[Setting, dict[int, tuple[float, ...]]] = {}
     for setting, seed, scores in table.rows():
         rows.setdefault(setting, {})[seed] = scores
-    return Run(path, _name(path), experiment, emotion, provenance, rows)
+    if not rows:
+        raise InputError(f"{path}: expected rows, got none; train first")
+    return Run(path, name, experiment, emotion, origin, rows)
 
 
-def _name(path: Path) -> str:
-    return path.stem.removeprefix("results_")
-
-
-def _read_provenance(path: Path) -> Provenance | None:
+def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
     try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))
-        if provenance["data_set"] in EXPERIMENTS and provenance["fixed"]["data sha256"]:
-            return Provenance(**provenance)
-        raise ValueError(f"data_set {provenance['data_set']!r}")
-    except FileNotFoundError:
+        found = read_provenance(path)
+    except MissingFile:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    name, fixed = found["data_set"], found["fixed"]
+    sha256 = value if isinstance(value := fixed.get("data sha256"), str) else ""
+    epochs, patience = (
+        value if type(value := fixed.get(key)) is int else 0 for key in ("epochs", "patience")
+    )
+    fits = {
+        "data_set": name in experiments,
+        "emotion": name in CORPORA and found["emotion"] in (CORPORA[name].emotions or (None,)),
+        "data_file": "\0" not in found["data_file"],
+        "data sha256": sha256 != "",
+        "epochs": epochs > 0,
+        "patience": patience > 0,
+    }
+    odd = [field for field, fit in fits.items() if not fit]
+    if odd:
         raise InputError(
-            f"{path}: expected what a train script writes beside its CSV, got something else "
-            f"({type(error).__name__}: {error}); remove the file if it is none of theirs"
-        ) from None
+            f"{path}: expected what a train script writes beside its CSV, got another "
+            f"{', '.join(odd)}, or none; remove the file if it is none of theirs"
+        )
+    return Origin(name, found["emotion"], Path(found["data_file"]), sha256, epochs, patience)
 
 
-def _experiment(path: Path, provenance: Provenance | None) -> Experiment:
-    if provenance:
-        return EXPERIMENTS[provenance["data_set"]]
+def _by_columns(path: Path, experiments: Experiments) -> Experiment:
     found = set(first_line(path))
-    return max(EXPERIMENTS.values(), key=lambda one: len(found.intersection(one.columns.all())))
+    return max(experiments.values(), key=lambda one: len(found.intersection(one.columns.all())))
 
 
 def _emotion(path: Path, experiment: Experiment) -> str | None:
-    if experiment is not train_iemocap.EXPERIMENT:
+    emotions = CORPORA[experiment.name].emotions
+    if not emotions:
         return None
-    emotion = next((word for word in path.stem.split("_") if word in EMOTIONS), None)
+    emotion = next((word for word in path.stem.split("_") if word in emotions), None)
     if emotion is None:
         raise InputError(
-            f"{path}: expected the emotion, {', '.join(EMOTIONS)}, in the file's name or in the "
-            ".json beside it, got neither; name the file results_iemocap_EMOTION_1.csv"
+            f"{path}: expected the emotion, {', '.join(emotions)}, in the file's name or in the "
+            f".json beside it, got neither; name the file results_{experiment.name}_EMOTION_1.csv"
         )
     return emotion
-
-
-def read_history(run: Run, folder: Path) -> tuple[np.ndarray, int] | str:
-    """Returns the losses and the best epoch of a run's best model, or why there are none.
-
-    Args:
-        run: Whose model.
-        folder: Where the trained models lie.
-
-    Shape:
-        The losses, of training and validation, are (epochs, 2).
-    """
-    path = folder / f"model_{_name(run.path)}.pt"
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        setting = Setting(**checkpoint["setting"])
-        history = np.array(checkpoint["history"], dtype=float).reshape(-1, 2)
-        seed, best_epoch = checkpoint["seed"], checkpoint["best_epoch"]
-    except FileNotFoundError:
-        return f"{path} is not there"
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, RuntimeError):
-        return f"{path} is no model that a train script wrote"
-    if seed not in run.rows.get(setting, ()):
-        return f"{path} belongs to another run"
-    return history, best_epoch

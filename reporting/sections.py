@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from data.official import OFFICIAL
+from data.corpora import CORPORA
+from data.files import InputError
 from reporting import figures
-from reporting.figures import table
-from reporting.runs import EXPERIMENTS, Run, read_history
-from reporting.table2 import TITLES, Score, span, table_2
+from reporting.history import read_history
+from reporting.markdown import image, markdown, table
+from reporting.runs import Run
+from reporting.table2 import PUBLISHED, Score, span, table_2
 from training.setting import Setting, describe
-from utils import InputError
 
-UNITS = {
+UNITS = {  # what a column holds, where its name does not say it well
     "Best Validation MAE": "best validation MAE",
     "Best Validation CrossEntropyLoss": "best validation cross-entropy (nats)",
     "Test MAE": "test MAE",
     "Mean MAE": "test MAE, mean over traits",
     "Test F1-score": "test F1, weighted (0 to 1)",
 }
-
-
-SCALES = {"mosi": " (points; labels from −3 to 3)", "pom": " (points; labels from 1 to 7)"}
-
-
-def distinct(runs: Sequence[Run]) -> list[Run]:
-    """Returns the runs, those that share a name with their folder's before it."""
-    counts = Counter(run.name for run in runs)
-    return [
-        replace(run, name=f"{run.path.parent.name}_{run.name}") if counts[run.name] > 1 else run
-        for run in runs
-    ]
 
 
 def best_grid(run: Run) -> str:
@@ -45,11 +32,12 @@ def best_grid(run: Run) -> str:
     return _without_rank(run.ranking()[0])
 
 
-def report(runs: Sequence[Run], models: Path, folder: Path) -> str:
+def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: Path) -> str:
     """Returns the report in Markdown, having drawn its figures.
 
     Args:
         runs: What there is, of one data set or several.
+        left_out: Why other runs are not in it.
         models: Folder of the trained models, for the learning curves.
         folder: Where the figures go.
     """
@@ -59,40 +47,53 @@ def report(runs: Sequence[Run], models: Path, folder: Path) -> str:
         "2018. ± is the standard deviation over seeds; – is undefined (the correlation of a "
         "constant) or not printed. The best setting is chosen by validation, never by test.",
     ]
-    for name, experiment in EXPERIMENTS.items():
-        found = [run for run in runs if run.experiment is experiment]
+    if left_out:
+        parts.append("\n".join(["Left out:\n", *(f"- {markdown(why)}" for why in left_out)]))
+    for name, corpus in CORPORA.items():
+        found = [run for run in runs if run.experiment.name == name]
         if found:
-            parts += [f"## {TITLES[name]}", *_data_lines(found), table_2(name, found)]
+            parts += [f"## {corpus.title}", _data_lines(found), *_table_2(found)]
         for run in found:
             parts += _run_section(run, models, folder)
     return "\n\n".join(parts) + "\n"
 
 
-def _data_lines(runs: Iterable[Run]) -> Iterator[str]:
-    """Yields what each run was trained on, and how."""
+def _table_2(runs: Sequence[Run]) -> list[str]:
+    try:
+        return [*table_2(runs)]
+    except InputError as error:
+        return [f"No table 2: {markdown(str(error))}."]
+
+
+def _data_lines(runs: Iterable[Run]) -> str:
+    """Returns what each run was trained on, and how."""
     lines = []
     for run in runs:
-        text = f"- **{run.name}**: settings {len(run.rows):,}, trainings {run.trainings:,}"
+        text = f"- **{markdown(run.name)}**"
+        if f"results_{run.name}" != run.path.stem:
+            text += f" ({markdown(str(run.path))})"
+        text += f": settings {len(run.rows):,}, trainings {run.trainings:,}"
         if run.diverged:
             text += f", {run.diverged:,} of them without result (diverged)"
-        if run.provenance:
-            fixed = run.provenance["fixed"]
-            text += f"; at most {fixed['epochs']} epochs, patience {fixed['patience']}"
+        if run.origin:
+            text += f"; at most {run.origin.epochs} epochs, patience {run.origin.patience}"
         lines.append(f"{text}. Data: {data_note(run)}.")
-    yield "\n".join(lines)
+    return "\n".join(lines)
 
 
 def data_note(run: Run) -> str:
     """Returns which data a run was trained on, and what that means for the comparison."""
-    if not run.provenance:
+    if not run.origin:
         return (
             "unknown (no .json beside the CSV): **the comparison may not be one of like with like**"
         )
-    name = Path(run.provenance["data_file"]).name
-    if run.sha256 == OFFICIAL[run.experiment.name].sha256:
+    name, sha256 = markdown(run.origin.data_file.name), markdown(run.origin.sha256[:12])
+    if run.sha256 == CORPORA[run.experiment.name].sha256:
         return f"the official {name} (by its checksum)"
+    if run.experiment.name not in PUBLISHED:
+        return f"{name} (sha256 {sha256}…)"
     return (
-        f"another {name} than the official one (sha256 {(run.sha256 or '')[:12]}…): **the "
+        f"another {name} than the official one (sha256 {sha256}…): **the "
         "comparison with the paper is not one of like with like**"
     )
 
@@ -101,27 +102,33 @@ def _run_section(run: Run, models: Path, folder: Path) -> Iterator[str]:
     """Yields what one run says: best settings, hyperparameters, rank, learning curves."""
     if not run.candidates:
         return
-    yield f"### {run.name}"
+    yield f"### {markdown(run.name)}"
     yield _best_settings(run)
     losses = losses_by_value(run)
     if losses.keys() - {"rank"}:  # rank alone has a figure of its own
         path = folder / f"hyperparameters_{run.name}.png"
         title = f"{run.name}: {len(run.candidates):,} settings by value (bar: median)"
         figures.hyperparameter_sheet(path, losses, _label(run, run.columns.valid_loss), title)
-        yield f"![Validation loss by value of each hyperparameter]({path.name})"
+        yield image("Validation loss by value of each hyperparameter", path)
     yield from _rank_section(run, folder)
-    found = read_history(run, models)
-    if isinstance(found, str):
-        yield f"No learning curves: {found}."
-    else:
-        path = folder / f"curves_{run.name}.png"
-        label = _label(run, run.columns.valid_loss).replace("best validation", "loss:")
-        figures.learning_curves(path, *found, label, f"{run.name}: the best model")
-        yield f"![Learning curves of the best model]({path.name})"
+    yield _curves(run, models, folder)
+
+
+def _curves(run: Run, models: Path, folder: Path) -> str:
+    try:
+        history = read_history(run, models)
+    except InputError as error:
+        return f"No learning curves: {markdown(str(error))}."
+    path = folder / f"curves_{run.name}.png"
+    label = _label(run, run.columns.valid_loss).replace("best validation", "loss:")
+    figures.learning_curves(path, *history, label, f"{run.name}: the best model")
+    return image("Learning curves of the best model", path)
 
 
 def _label(run: Run, column: str) -> str:
-    return UNITS[column] + SCALES.get(run.experiment.name, "")
+    low, high = CORPORA[run.experiment.name].label_range
+    scale = f" (points; labels from {low:g} to {high:g})" if column.endswith("MAE") else ""
+    return UNITS.get(column, column) + scale.replace("-", "−")
 
 
 def _best_settings(run: Run) -> str:
@@ -182,8 +189,9 @@ def _rank_section(run: Run, folder: Path) -> Iterator[str]:
     for setting in study:
         losses = run.values(setting, run.columns.valid_loss)
         ok = np.isfinite(losses)
-        scores[setting.rank] = run.values(setting, headline)[ok]
-        cells = [score.text(scores[setting.rank]), score.text(losses[ok])]
+        values = run.values(setting, headline)[ok]
+        scores[setting.rank] = np.where(np.isfinite(values), values, np.nan)
+        cells = [score.text(values), score.text(losses[ok])]
         rows.append((f"{setting.rank:g}", [*cells, str(ok.sum()), str((~ok).sum())]))
     path = folder / f"rank_{run.name}.png"
     seeds = span(len(values) for values in scores.values())
@@ -191,7 +199,7 @@ def _rank_section(run: Run, folder: Path) -> Iterator[str]:
     figures.rank_study(path, scores, _label(run, headline), title)
     yield f"The paper's figure 4. All else is equal: `{_without_rank(study[0])}`."
     yield table(["Rank", headline, run.columns.valid_loss, "n", "diverged"], rows)
-    yield f"![Test score against rank]({path.name})"
+    yield image("Test score against rank", path)
 
 
 def _without_rank(setting: Setting) -> str:

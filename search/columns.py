@@ -28,3 +28,8 @@ class Columns(NamedTuple):
     def all(self) -> list[str]:
         """Returns every column of the file, in order."""
         return [*Setting._fields, self.valid_loss, *self.release, *RUN_COLUMNS, *self.own]
+
+
+def printed(value: float) -> str:
+    """Returns a number as it stands in the CSV files."""
+    return f"{value:.6g}"

@@ -48,7 +48,10 @@ class Leaderboard:
             del self._unfinished[row.setting]
 
     def add_all(self, table: Table) -> None:
-        """Takes in a table of validation losses and test scores: of a million rows, a few."""
+        """Takes in a table of validation losses and test scores.
+
+        Only rows that can be among the best, or whose other seeds are to come, are looked at.
+        """
         if not len(table.seeds):
             return
         _, place, seeds = np.unique(table.numbers(), return_inverse=True, return_counts=True)

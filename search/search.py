@@ -24,7 +24,9 @@ from search.grid import Settings, narrow
 from search.hyperparams import read_hyperparams
 from search.jobs import Epoch, Trainer, chunks
 from search.leaderboard import Leaderboard
-from search.records import Provenance, Records
+from search.provenance import Provenance
+from search.records import Records
+from search.run_files import RunFiles
 from search.table import Table
 from search.workers import prepare, train_locally
 from training.parameters import Sizes
@@ -59,8 +61,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
         )
     stem = "_".join(filter(None, (options.signiture, emotion, options.run_id)))
     records = Records(
-        Path(options.output_path) / f"results_{stem}.csv",
-        Path(options.model_path) / f"model_{stem}.pt",
+        RunFiles.named(stem, Path(options.output_path), Path(options.model_path)),
         experiment.columns,
         _provenance(experiment, options, emotion),
     )
@@ -144,7 +145,7 @@ class _Search:
             raise KeyboardInterrupt
         if self.interrupt:
             sys.exit(128 + self.interrupt)
-        return self.records.csv_path
+        return self.records.files.csv
 
     def _take_back(self, table: Table) -> None:
         """Takes in what earlier commands finished, also with another grid and other seeds."""
@@ -250,7 +251,7 @@ class _Search:
             f"{self.plan.count:,} of {len(self.plan.settings):,} settings, {options.repeats} "
             f"seed{'s' * (options.repeats > 1)} each; {self.finished:,} of {self.wanted:,} are done"
         )
-        print(f"results: {self.records.csv_path}  model: {self.records.model_path}")
+        print(f"results: {self.records.files.csv}  model: {self.records.files.model}")
         if self.finished >= self.wanted:
             print("nothing is left to train: all of them are in the results")
 
@@ -266,8 +267,8 @@ class _Search:
                 f"{place}. {_mean(standing.valid_losses)} | {_mean(standing.test_scores)}  "
                 f"{describe(standing.setting)}"
             )
-        print(f"\nresults: {self.records.csv_path}  and {self.records.json_path}")
-        print(f"best model: {self.records.model_path}")
+        print(f"\nresults: {self.records.files.csv}  and {self.records.files.json}")
+        print(f"best model: {self.records.files.model}")
 
 
 class _Signals:

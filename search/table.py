@@ -1,25 +1,24 @@
-"""Reads results_*.csv back, also as other programs save it: columns, rows, the best settings."""
+"""Reads results_*.csv back, also as other programs save it: its columns, and its rows as arrays."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import chain, islice
+from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TextIO, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from data.files import InputError, open_regular
 from search.columns import STATUSES, Columns
 from training.setting import Setting, parse_value
-from utils import InputError
 
-_ENCODING = "utf-8-sig"  # a spreadsheet may have put a byte order mark in front
-_BLOCK = 256  # rows that are parsed at a time: more fall out of the processor's cache
-Parsed = TypeVar("Parsed")
+Number = TypeVar("Number", int, float)
 
 
 class Table(NamedTuple):
@@ -61,18 +60,19 @@ class Table(NamedTuple):
 
 
 def first_line(path: Path) -> list[str]:
-    """Returns the fields of a CSV's first line; none if it is no CSV.
-
-    Raises:
-        InputError: The file can't be read.
-    """
+    """Returns the fields of a CSV's first line; none if it is no CSV."""
     try:
-        with path.open(newline="", encoding=_ENCODING, errors="replace") as file:
+        with _open(path) as file:
             return next(csv.reader([file.readline()]), [])
     except csv.Error:
         return []
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def line_end(path: Path) -> str:
+    r"""Returns how a CSV's first line ends: "\n", "\r\n" or "\r"; "" if it has no end."""
+    with _open(path) as file:
+        line = file.readline()
+    return line[len(line.rstrip("\r\n")) :]
 
 
 def read_header(path: Path, columns: Columns) -> list[str]:
@@ -89,7 +89,7 @@ def read_header(path: Path, columns: Columns) -> list[str]:
         ]
         raise InputError(
             f"{path}: expected the columns of this data set once each, separated by commas; "
-            f"missing: {_some(missing)}; unknown: {_some(extra)}; name another file, or choose "
+            f"missing: {_listed(missing)}; unknown: {_listed(extra)}; name another file, or choose "
             "another --run_id"
         )
     return header
@@ -106,148 +106,111 @@ def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Tabl
     Raises:
         InputError: A line is not understood, or contradicts another; it is named.
     """
-    parser = _Parser(header, scores)
-    numbered = _numbered_rows(path)
-    while block := list(islice(numbered, _BLOCK)):
+    setting_of = itemgetter(*map(header.index, Setting._fields))
+    others_of = itemgetter(*map(header.index, ("Seed", "Status", *scores)))
+    codes = [_Codes(name) for name in Setting._fields]
+    places, seeds, values = array("i"), array("q"), array("d")
+    for line, fields in _numbered_rows(path):
         try:
-            parser.parse([fields for _, fields in block])
-        except ValueError:
-            _refuse(path, _Parser(header, scores), block)
-    return _without_repetitions(path, parser.table())
+            if len(fields) != len(header):
+                raise ValueError(f"{len(fields)} values")
+            places.extend(map(dict.__getitem__, codes, setting_of(fields)))
+            seed, status, *texts = others_of(fields)
+            seeds.append(_parse_seed(seed))
+            values.extend(_parse_scores(status, scores, texts))
+        except ValueError as error:
+            raise InputError(
+                f"{path}, line {line}: expected a row of {len(header)} values as the train "
+                f"scripts write them, got {','.join(fields)[:60]!r} ({error}); mend or remove the "
+                "line"
+            ) from None
+    table = Table(
+        [list(column.known) for column in codes],
+        np.array(places).reshape(-1, len(codes)).T,
+        np.array(seeds),
+        np.array(values).reshape(-1, len(scores)).T,
+    )
+    return _without_repetitions(path, table)
+
+
+class _Codes(dict[str, int]):
+    """Numbers the texts of a hyperparameter by their values, in the order in which they come up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.known: dict[float, int] = {}
+
+    def __missing__(self, text: str) -> int:
+        value = parse_value(self.name, text)
+        self[text] = code = self.known.setdefault(value, len(self.known))
+        return code
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    # a spreadsheet may have put a byte order mark in front
+    return io.TextIOWrapper(open_regular(path), "utf-8-sig", errors="replace", newline="")
 
 
 def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields the number of each row's first line, and its fields; blank ones are left out."""
     line = 1
-    with path.open(newline="", encoding=_ENCODING, errors="replace") as file:
-        lines = csv.reader(chain.from_iterable(_whole_lines(file)), strict=True)
+    with _open(path) as file:
+        rows = csv.reader((text for text in file if text.endswith(("\n", "\r"))), strict=True)
         try:
-            next(lines, None)
-            line = lines.line_num + 1
-            for fields in lines:
-                if any(fields):
+            for fields in rows:
+                if line > 1 and any(fields):
                     yield line, fields
-                line = lines.line_num + 1
+                line = rows.line_num + 1
         except csv.Error as error:
             raise InputError(
                 f"{path}, line {line}: expected a row of CSV ({error}); mend or remove the line"
             ) from None
 
 
-def _whole_lines(file: TextIO) -> Iterator[list[str]]:
-    while lines := file.readlines(2**20):
-        if not lines[-1].endswith(("\n", "\r")):
-            lines.pop()
-        yield lines
-
-
-class _Codes(dict[str, int]):
-    """Numbers the texts of a column by their values, in the order in which these come up."""
-
-    def __init__(self, parse: Callable[[str], float]) -> None:
-        self.parse = parse
-        self.known: dict[float, int] = {}
-
-    def __missing__(self, text: str) -> int:
-        self[text] = code = self.known.setdefault(self.parse(text), len(self.known))
-        return code
-
-
-class _Parser:
-    """Parses rows column by column: a million rows in few steps of Python each."""
-
-    def __init__(self, header: Sequence[str], scores: Sequence[str]) -> None:
-        self.header = header
-        self.codes = {name: _Codes(partial(parse_value, name)) for name in Setting._fields}
-        self.places = {name: array("i") for name in Setting._fields}
-        self.seeds = array("q")
-        self.scores = {column: array("d") for column in scores}
-        self.valid_loss = scores[0]
-
-    def parse(self, rows: Sequence[Sequence[str]]) -> None:
-        """Takes in some rows.
-
-        Raises:
-            ValueError: One of them is not understood; if it is the only one, this says why.
-        """
-        texts = list(zip(*rows, strict=True))
-        if len(texts) != len(self.header):
-            raise ValueError(f"{len(texts)} values")
-        columns = dict(zip(self.header, texts, strict=True))
-        for name, codes in self.codes.items():
-            self.places[name].fromlist(list(map(codes.__getitem__, columns[name])))
-        self.seeds.fromlist(_parsed("Seed", _seed, columns["Seed"]))
-        trained = _parsed("Status", STATUSES.__getitem__, columns["Status"])
-        for column, scores in self.scores.items():
-            texts = columns[column]
-            if "" in texts:  # pandas writes nothing for nan
-                pairs = zip(texts, trained, strict=True)
-                texts = [text if text or ok else "nan" for text, ok in pairs]
-            scores.fromlist(_parsed(column, float, texts))
-        if list(map(math.isfinite, self.scores[self.valid_loss][-len(rows) :])) != trained:
-            raise ValueError(f"Status {columns['Status'][0]} and {self.valid_loss} don't fit")
-
-    def table(self) -> Table:
-        """Returns all rows that were taken in."""
-        return Table(
-            [list(codes.known) for codes in self.codes.values()],
-            np.array(list(self.places.values())),
-            np.array(self.seeds),
-            np.array(list(self.scores.values())),
-        )
-
-
-def _seed(text: str) -> int:
-    seed = int(text)
-    if abs(seed) >= 2**63:
-        raise ValueError(f"expected fewer digits, got {text!r}")
+def _parse_seed(text: str) -> int:
+    seed = _number("Seed", int, text)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"Seed: expected a whole number from 0 to 2**63 - 1, got {text!r}")
     return seed
 
 
-def _parsed(column: str, parse: Callable[[str], Parsed], texts: Sequence[str]) -> list[Parsed]:
+def _parse_scores(status: str, columns: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """Returns a row's scores, the validation loss first."""
+    if status not in STATUSES:
+        raise ValueError(f"Status: {status!r} is none of {', '.join(STATUSES)}")
+    trained = STATUSES[status]
+    texts = texts if trained else [text or "nan" for text in texts]  # pandas writes nothing
+    scores = list(map(_number, columns, repeat(float), texts))
+    if math.isfinite(scores[0]) != trained:
+        raise ValueError(f"Status {status} and {columns[0]} don't fit")
+    return scores
+
+
+def _number(column: str, parse: Callable[[str], Number], text: str) -> Number:
     try:
-        return list(map(parse, texts))
-    except (KeyError, ValueError) as error:
+        return parse(text)
+    except ValueError as error:
         raise ValueError(f"{column}: {error}") from None
-
-
-def _refuse(path: Path, parser: _Parser, block: list[tuple[int, list[str]]]) -> NoReturn:
-    for line, fields in block:
-        try:
-            parser.parse([fields])
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {line}: expected a row of {len(parser.header)} values as the train "
-                f"scripts write them, got {','.join(fields)[:60]!r} ({error}); mend or remove the "
-                "line"
-            ) from None
-    raise AssertionError("one of them is not understood")
 
 
 def _without_repetitions(path: Path, table: Table) -> Table:
     """Returns each (setting, seed) once; where two rows differ, neither can be trusted."""
-    if not len(table.seeds):
-        return table
-    numbers = table.numbers()
-    order = np.lexsort((table.seeds, numbers))
-    before, after = order[:-1], order[1:]
-    again = (numbers[before] == numbers[after]) & (table.seeds[before] == table.seeds[after])
-    if not again.any():
-        return table
-    before, after = before[again], after[again]
+    setting = np.unique(table.numbers(), return_inverse=True)[1]
+    seed = np.unique(table.seeds, return_inverse=True)[1]
+    keys = setting * len(seed) + seed
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    first = first[place]  # of the rows with the same setting and seed: (rows,)
     scores = np.nan_to_num(table.scores, nan=-math.inf)
-    differ = np.flatnonzero((scores[:, before] != scores[:, after]).any(axis=0))
+    differ = np.flatnonzero((scores != scores[:, first]).any(axis=0))
     if len(differ):
         lines = [line for line, _ in _numbered_rows(path)]
         raise InputError(
-            f"{path}, line {lines[after[differ[0]]]}: expected each setting and seed once, but "
-            f"line {lines[before[differ[0]]]} has them with other scores; remove one of the two"
+            f"{path}, line {lines[differ[0]]}: expected each setting and seed once, but "
+            f"line {lines[first[differ[0]]]} has them with other scores; remove one of the two"
         )
-    once = np.ones(len(order), dtype=bool)
-    once[after] = False
-    return table.where(once)
+    return table.where(first == np.arange(len(first)))
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (", ".join(names[:5]) or "none") + more

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fuzz_readers import run_cases
 
+from data import hdf5
 from data.formats import read
 from data.pickles import PickleError, UnsafePickle, load_pickle
 from utils import InputError
@@ -18,7 +19,8 @@ from utils import InputError
 
 def loaded(content: bytes, tmp_path: Path) -> object:
     (tmp_path / "some.pkl").write_bytes(content)
-    return load_pickle(tmp_path / "some.pkl")
+    with (tmp_path / "some.pkl").open("rb") as file:
+        return load_pickle(file)
 
 
 def assert_same(got: object, expected: object) -> None:
@@ -151,6 +153,28 @@ def test_links_to_other_files_are_left_alone(tmp_path: Path) -> None:
         file["other"] = h5py.ExternalLink("secret.h5", "data")
         file["again"] = h5py.SoftLink("/own")
     assert list(read(tmp_path / "a.h5").values) == ["own"]
+
+
+def test_groups_with_many_names_are_gone_through_once(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        groups = [file.create_group(f"g{i}") for i in range(30)]  # 30 ** 6 ways to go
+        groups[0]["data"] = np.ones(2)
+        groups[0]["same"] = groups[0]["data"]
+        for group in groups:
+            group["up"] = file
+            for i, other in enumerate(groups):
+                group[f"g{i}"] = other
+    with (tmp_path / "a.h5").open("rb") as file:
+        assert [name for name, _ in hdf5.arrays(file)] == ["g0/data", "g0/same"]
+
+
+def test_groups_too_deep_in_each_other_are_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a/b/c/d/e/f/g/h"] = np.ones(2)
+    with pytest.raises(InputError, match="expected arrays in a few nested groups"):
+        read(tmp_path / "a.h5")
 
 
 def test_damaged_hdf5_is_refused_in_one_line(tmp_path: Path) -> None:

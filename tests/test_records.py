@@ -7,12 +7,14 @@ import errno
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,10 +24,12 @@ import train_pom
 from model import LMF
 from search.columns import Columns
 from search.leaderboard import Row
-from search.records import Provenance, Records, write_atomically
+from search.provenance import Provenance
+from search.records import Records
+from search.run_files import RunFiles
 from training.reference import initial_model
 from training.result import Result, failed
-from training.setting import Setting, model_config
+from training.setting import Setting, describe, model_config
 from utils import InputError
 
 HYPERPARAMETERS = (
@@ -48,14 +52,18 @@ def provenance(**fixed: object) -> Provenance:
         data_file="mosi.pkl",
         fixed={"data sha256": "ab12", "epochs": 5, "columns": ["a", "b"], **fixed},
         versions={},
-        command=["train_mosi.py"],
+        command=["train_mosi.py", "--run_id", "\udcff"],  # not UTF-8
         started="2018-07-15",
     )
 
 
+def files(folder: Path, models: Path | None = None) -> RunFiles:
+    return RunFiles(folder / "run.csv", folder / "run.json", (models or folder) / "model.pt")
+
+
 def records(folder: Path, **fixed: object) -> Records:
     """Returns the records of a run of MOSI; their files are run.csv, run.json and model.pt."""
-    return Records(folder / "run.csv", folder / "model.pt", train_mosi.COLUMNS, provenance(**fixed))
+    return Records(files(folder), train_mosi.COLUMNS, provenance(**fixed))
 
 
 def result(rank: int = 2, loss: float = 1.0, seed: int = 0, status: str = "ok") -> Result:
@@ -162,13 +170,36 @@ def test_rows_come_back_as_they_were_added(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    path = a_run(tmp_path, result(2), result(3))
+    path = a_run(tmp_path, result(2), result(3, seed=2**63 - 1))
     first = path.read_bytes()
     with records(tmp_path) as opened:
-        assert [row.setting.rank for row in read(opened)] == [2, 3]
+        assert [(row.setting.rank, row.seed) for row in read(opened)] == [(2, 0), (3, 2**63 - 1)]
         add(opened, result(4))
     assert path.read_bytes().startswith(first)
     assert ranks(tmp_path) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("status", "change", "names"),
+    [
+        ("ok", {"Test F1": 0.5}, "['Test F1']"),
+        ("ok", {"Test MAE": None}, "['Test MAE']"),
+        ("ok", {"Test MAE": None, "test MAE": 0.5}, "['Test MAE', 'test MAE']"),
+        ("diverged", {"Test MAE": 0.5}, "['Test MAE']"),
+    ],
+)
+def test_scores_that_are_not_the_columns_are_an_error_of_ours(
+    status: str, change: dict[str, float | None], names: str, tmp_path: Path
+) -> None:
+    a_run(tmp_path, result(2))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    new = result(3, 0.5, status=status)
+    scores = {name: x for name, x in {**new.scores, **change}.items() if x is not None}
+    with records(tmp_path) as opened:
+        opened.read()
+        with pytest.raises(AssertionError, match=re.escape(names)):
+            add(opened, new._replace(scores=scores))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("content", ["time,temperature\n1,2\n", "notes without an end"])
@@ -179,11 +210,25 @@ def test_a_file_that_is_not_ours_is_refused(content: str, tmp_path: Path) -> Non
     assert "--run_id" in message
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "not json", '{"fixed": 3}'])
+ODD = {
+    **{"empty": "", "a list": "[]", "{}": "{}", "a word": "json", "fixed is 3": '{"fixed": 3}'},
+    "not UTF-8": "\udcff",
+    "deeply nested": "[" * 100_000,
+    "fixed is a list": json.dumps({**provenance(), "fixed": ["epochs"]}),
+    "no start": json.dumps({key: provenance()[key] for key in provenance() if key != "started"}),
+    "a start that is no text": json.dumps({**provenance(), "started": None}),
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD.keys())
 def test_rows_without_their_provenance_are_refused(content: str, tmp_path: Path) -> None:
     a_run(tmp_path, result())
-    (tmp_path / "run.json").write_text(content)
-    assert "run.json" in refusal(tmp_path)
+    (tmp_path / "run.json").write_text(content, errors="surrogateescape")
+    message = refusal(tmp_path)
+    assert "run.json: expected what a train script writes beside its CSV" in message
+    assert "choose another --run_id" in message
+    (tmp_path / "run.json").unlink()
+    assert "run.json: no such file; it is to say how the rows" in refusal(tmp_path)
 
 
 def test_changed_conditions_are_refused_and_only_they_are_named(tmp_path: Path) -> None:
@@ -199,6 +244,34 @@ def test_changed_conditions_are_refused_and_only_they_are_named(tmp_path: Path) 
     assert ranks(tmp_path) == [2]
 
 
+@pytest.mark.parametrize(
+    ("stored", "command", "now", "differs"),
+    [
+        ({"path": "fast"}, [], "fast", False),
+        ({"path": "reference"}, [], "reference", False),
+        ({"path": "fast"}, [], "reference", True),
+        ({"path": "reference"}, ["--stack", "8"], "fast", True),
+        ({}, ["--stack", "1"], "reference", False),  # written before the path was stored
+        ({}, ["--stack=1", "--cuda"], "fast", True),
+        ({}, ["--stack", "16"], "fast", False),
+        ({}, [], "fast", False),
+        ({}, [], "reference", True),
+    ],
+)
+def test_a_run_keeps_to_the_path_that_it_began_with(
+    stored: dict[str, object], command: list[str], now: str, differs: bool, tmp_path: Path
+) -> None:
+    begun = records(tmp_path, **stored)
+    begun.provenance["command"] += command
+    with begun:
+        add(begun, result())
+    if differs:
+        assert f"now {now})" in refusal(tmp_path, path=now)
+    else:
+        with records(tmp_path, path=now) as opened:
+            assert len(read(opened)) == 1
+
+
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with records(tmp_path) as first:
         first.read()
@@ -210,9 +283,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_write_to_one_model(tmp_path: Path) -> None:
-    other = Records(
-        tmp_path / "other" / "run.csv", tmp_path / "model.pt", train_mosi.COLUMNS, provenance()
-    )
+    other = Records(files(tmp_path / "other", tmp_path), train_mosi.COLUMNS, provenance())
     with records(tmp_path):
         with pytest.raises(InputError, match=r"model\.pt: another process is training this run"):
             other.__enter__()
@@ -248,54 +319,179 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == ["model.pt", "run.csv", "run.json"]
 
 
-def test_a_run_that_failed_to_open_can_be_opened_again(tmp_path: Path) -> None:
+MAKE = {
+    "symlink": lambda path, victim: path.symlink_to(victim),
+    "hard link": lambda path, victim: path.hardlink_to(victim),
+    "pipe": lambda path, _: os.mkfifo(path),
+    "folder": lambda path, _: path.mkdir(),
+    "link to a device": lambda path, _: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_nothing_is_written_through_what_stands_in_for_our_own_files(
+    kind: str, tmp_path: Path
+) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    folder.mkdir()
+    for name in ("run.csv.lock", "model.pt.lock"):
+        MAKE[kind](folder / name, victim)
+        with pytest.raises(InputError, match=rf"{name}: expected no file or link"):
+            records(folder).__enter__()
+        assert os.listdir(folder) == [name]
+        (folder / name).rmdir() if kind == "folder" else (folder / name).unlink()
+    for name in ("run.json.part", "model.pt.part"):
+        MAKE[kind](folder / name, victim)
+        if kind == "folder":
+            with pytest.raises(InputError, match=rf"{name}: is in the way"):
+                a_run(folder, result())
+            (folder / name).rmdir()
+    a_run(folder, result())
+    assert victim.read_text() == "precious"
+    assert sorted(os.listdir(folder)) == ["model.pt", "run.csv", "run.json"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device"])
+@pytest.mark.parametrize("name", ["run.csv", "run.json", "model.pt"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    name: str, kind: str, begun: bool, tmp_path: Path
+) -> None:
+    if begun:
+        a_run(tmp_path, result())
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    MAKE[kind](path, tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(InputError, match=rf"{name}: expected a file, got a"):
+        ranks(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_csv_that_its_user_linked_to_another_place_is_written_there(tmp_path: Path) -> None:
+    (tmp_path / "run.csv").symlink_to(tmp_path / "elsewhere")
     a_run(tmp_path, result(2))
-    refusal(tmp_path, epochs=7)
-    assert ranks(tmp_path) == [2]
+    a_run(tmp_path, result(3))
+    assert ranks(tmp_path) == [2, 3]
+    assert len((tmp_path / "elsewhere").read_text().splitlines()) == 3
 
 
 def saved_rank(folder: Path) -> int:
     return torch.load(folder / "model.pt", weights_only=True)["setting"]["rank"]
 
 
-def test_the_model_file_is_the_best_by_validation(tmp_path: Path) -> None:
-    with records(tmp_path) as opened:
-        add(opened, result(9, status="diverged"))
-        assert not (tmp_path / "model.pt").exists()
-        for rank, loss, best in ((2, 2.0, 2), (3, 1.0, 3), (4, 1.5, 3), (5, 0.9, 5)):
-            add(opened, result(rank, loss))
-            assert saved_rank(tmp_path) == best
-        add(opened, result(6, status="diverged"))
-        assert saved_rank(tmp_path) == 5
+@pytest.mark.parametrize("commands", [1, 6])
+def test_the_model_file_is_the_best_by_validation(commands: int, tmp_path: Path) -> None:
+    order = [(2, 2.0, 2), (3, 1.0, 3), (4, 1.5, 3), (5, 0.9, 5), (6, math.nan, 5), (7, 1.0, 5)]
+    a_run(tmp_path, result(9, status="diverged"))
+    assert not (tmp_path / "model.pt").exists()
+    for part in np.array_split(np.array(order), commands):
+        with records(tmp_path) as opened:
+            opened.read()
+            for rank, loss, best in part:
+                status = "diverged" if math.isnan(loss) else "ok"
+                add(opened, result(int(rank), float(loss), status=status))
+                assert saved_rank(tmp_path) == best
 
 
-def test_a_later_command_replaces_the_model_only_by_a_better_one(tmp_path: Path) -> None:
-    a_run(tmp_path, result(2, 1.0))
-    with records(tmp_path) as opened:
-        opened.read()
-        add(opened, result(3, 1.1))
-        assert saved_rank(tmp_path) == 2
-        add(opened, result(4, 0.9))
-        assert saved_rank(tmp_path) == 4
+def of_another_run(folder: Path, new: Result, **fixed: object) -> bytes:
+    """Returns the model's file of a run that began at another time."""
+    other = records(folder, **fixed)
+    other.provenance["started"] = "2018-07-14"
+    with other:
+        add(other, new)
+    return (folder / "model.pt").read_bytes()
 
 
 def test_a_model_of_another_run_is_not_overwritten(tmp_path: Path) -> None:
-    other = records(tmp_path / "other")
-    other.provenance["started"] = "2018-07-14"
-    with other:
-        add(other, result(2, 0.5))
-    for content in ((tmp_path / "other" / "model.pt").read_bytes(), b"something else"):
+    model = of_another_run(tmp_path / "other", result(2, 0.5))
+    for content, message in (
+        (model, "is no model of the run"),
+        (model[:-100], "expected a model that a train script wrote"),
+        (b"something else", "expected a model that a train script wrote"),
+    ):
         (tmp_path / "new").mkdir(exist_ok=True)
         (tmp_path / "new" / "model.pt").write_bytes(content)
-        assert "model.pt: is no model of the run" in refusal(tmp_path / "new", epochs=9)
+        assert f"model.pt: {message}" in refusal(tmp_path / "new", epochs=9)
 
 
-def test_a_model_that_was_moved_away_is_asked_for(tmp_path: Path) -> None:
-    a_run(tmp_path, result(2, 0.5), result(3, 0.7))
-    (tmp_path / "model.pt").rename(tmp_path / "elsewhere.pt")
-    message = refusal(tmp_path)
-    assert "model.pt: the model of the best row" in message
-    assert "0.5" in message
+def resave(path: Path, change: str) -> None:
+    """Changes one thing in a model's file."""
+    saved = torch.load(path, weights_only=True)
+    if change == "zeroed weights":
+        saved["state_dict"] = {k: torch.zeros_like(v) for k, v in saved["state_dict"].items()}
+    elif change == "NaN in one weight":
+        saved["state_dict"]["fusion_weights"][0, 0] = math.nan
+    elif change == "a missing weight":
+        del saved["state_dict"]["fusion_bias"]
+    elif change == "another seed":
+        saved["seed"] = 1
+    elif change == "another loss":
+        saved["valid_loss"] = 0.500001
+    elif change == "as files were before":
+        del saved["weights_sha256"]
+    torch.save(saved, path)
+
+
+STALE = {
+    "a backup": "got that of audio_hidden=4 video_hidden=4 text_hidden=6 audio_dropout=0.15 ",
+    "no file": "got no such file",
+    "zeroed weights": "got other weights than were saved",
+    "NaN in one weight": "got other weights than were saved",
+    "a missing weight": "got other weights than were saved",
+    "another seed": "weight_decay=0 seed=1, of 0.5; bring",
+    "another loss": "weight_decay=0 seed=0, of 0.500001; bring",
+}
+
+
+@pytest.mark.parametrize("change", STALE)
+def test_a_model_that_is_not_that_of_the_best_row_is_refused(change: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    a_run(folder, result(2, 1.0))
+    model = folder / "model.pt"
+    backup = model.read_bytes()
+    a_run(folder, result(3, 0.5), result(4, 0.7))
+    if change == "a backup":
+        model.write_bytes(backup)
+    elif change == "no file":
+        model.unlink()
+    else:
+        resave(model, change)
+    message = refusal(folder)
+    assert "model.pt: expected the model of the best row (Best Validation MAE 0.5, " in message
+    assert STALE[change] in message
+    grid = f"--grid {describe(SETTING._replace(rank=3))} and"
+    assert f"train it under another --run_id with {grid}" in message
+
+    model.write_bytes(of_another_run(tmp_path / "other", result(3, 0.5), epochs=6))
+    assert "is no model of the run" in refusal(folder)
+    model.write_bytes(of_another_run(tmp_path / "again", result(3, 0.5)))  # as the message says
+    a_run(folder, result(5, 0.4))
+    assert saved_rank(folder) == 5
+
+
+def test_a_model_file_written_before_weights_had_a_checksum_is_taken(tmp_path: Path) -> None:
+    a_run(tmp_path, result(2, 1.0))
+    resave(tmp_path / "model.pt", "as files were before")
+    assert ranks(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("before", [[], [result(2, 1.0)], [result(2, status="diverged")]])
+def test_a_row_that_was_lost_after_its_model_was_written_is_trained_again(
+    before: list[Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = a_run(tmp_path, *before)
+    rows = path.read_bytes()
+    a_run(tmp_path, result(3, 0.5))
+    whole = path.read_bytes()
+    path.write_bytes(rows)
+    assert ranks(tmp_path) == [new.setting.rank for new in before]
+    a_run(tmp_path, result(3, 0.5))
+    assert path.read_bytes() == whole
+    path.write_bytes(rows)
+    a_run(tmp_path, result(4, 0.7))  # not asked for any more
+    assert saved_rank(tmp_path) == 4
 
 
 @pytest.mark.parametrize("order", [(2, 3), (3, 2)])
@@ -332,27 +528,11 @@ def test_provenance_stands_beside_the_rows_and_stays_that_of_the_first_command(
 def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for csv_folder, model_folder in (("file", "new"), ("new", "file/models")):
-        unwritable = Records(
-            tmp_path / csv_folder / "run.csv",
-            tmp_path / model_folder / "model.pt",
-            train_mosi.COLUMNS,
-            provenance(),
-        )
+        where = files(tmp_path / csv_folder, tmp_path / model_folder)
+        unwritable = Records(where, train_mosi.COLUMNS, provenance())
         with pytest.raises(InputError, match="expected a folder to write to"), unwritable:
             pass
     assert (tmp_path / "file").read_text() == "in the way"
-
-
-def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run.csv").mkdir()
-    with pytest.raises(InputError, match=r"run\.csv: can't be read and written: Is a directory"):
-        records(tmp_path).__enter__()
-
-
-def test_folders_are_made_when_they_are_missing(tmp_path: Path) -> None:
-    with records(tmp_path / "a" / "b") as opened:
-        add(opened, result())
-    assert (tmp_path / "a" / "b" / "model.pt").exists()
 
 
 @contextmanager
@@ -470,20 +650,3 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before_intact(tmp_path: 
     assert (tmp_path / "model.pt").read_bytes() == model
     assert path.read_bytes() == rows  # so that the setting is trained again
     assert not list(tmp_path.glob("*.part"))
-
-
-def test_a_file_is_replaced_wholly_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("before")
-
-    def half(part: Path) -> None:
-        part.write_text("hal")
-        raise OSError("disk full")
-
-    with pytest.raises(InputError, match="disk full"):
-        write_atomically(path, half)
-    assert os.listdir(tmp_path) == ["file"]
-    assert path.read_text() == "before"
-    write_atomically(path, lambda part: part.write_text("after"))
-    assert os.listdir(tmp_path) == ["file"]
-    assert path.read_text() == "after"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -13,11 +16,23 @@ import torch
 from conftest import AUDIO, STEPS, TEXT, VIDEO, Arrays, pickled, tiny_arrays
 from python2 import Python2Pickler
 
-from utils import EMOTIONS, InputError, Splits, load_iemocap, load_mosi, load_pom, total
+from data import assembly
+from data.assembly import assemble
+from data.checks import label_notes
+from data.corpora import CORPORA, MODALITIES, SPLITS
+from data.pickles import load_pickle
+from utils import (
+    EMOTIONS,
+    InputError,
+    Splits,
+    load_corpus,
+    load_iemocap,
+    load_mosi,
+    load_pom,
+    total,
+)
 
 DATA_SETS = ("mosi", "iemocap", "pom")
-SPLITS = ("train", "valid", "test")
-MODALITIES = ("covarep", "facet", "glove", "label")
 
 
 def load(data_set: str, folder: Path | str, max_len: int | None = None) -> Splits:
@@ -141,6 +156,27 @@ def test_nan_and_infinite_features_become_zero_and_are_counted(
     assert "test 1 NaN, 0 inf" in text
 
 
+def test_what_was_set_to_zero_is_printed_at_every_load(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = tiny_arrays("iemocap")
+    arrays["train"]["covarep"][2, 3] = np.nan
+    pickled(tmp_path, "iemocap", arrays)
+    for emotion in ("happy", "sad", "happy"):
+        load_iemocap(tmp_path, emotion)
+        assert f"{emotion}: audio: values set to 0: train 1 NaN" in capsys.readouterr().out
+
+
+def test_a_feature_that_is_zero_throughout_is_said() -> None:
+    arrays = tiny_arrays("mosi")
+    arrays["valid"]["glove"][:] = 0
+    arrays["test"]["glove"][:] = np.nan
+    arrays["train"]["facet"][:] = 0
+    loaded = assemble(Path("a"), arrays, CORPORA["mosi"])
+    assert "a: text: every value is 0 in valid, test" in loaded.notes
+    assert "a: video: every value is 0 in train" in loaded.notes
+
+
 def test_clean_files_are_loaded_without_a_word(
     data_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +185,7 @@ def test_clean_files_are_loaded_without_a_word(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("data_set", DATA_SETS)
 def test_labels_that_are_not_finite_are_refused(data_set: str, bad: float, tmp_path: Path) -> None:
     arrays = tiny_arrays(data_set)
@@ -171,6 +207,12 @@ def test_max_len_cuts_and_pads_on_the_side_of_the_padding(
     loaded = load(data_set, data_path, max_len)[0].text
     np.testing.assert_array_equal(loaded, expected.astype(np.float32))
     assert loaded.is_contiguous()
+
+
+@pytest.mark.parametrize("max_len", [10**12, 10**25])
+def test_a_length_that_no_memory_holds_is_refused(max_len: int, data_path: Path) -> None:
+    with pytest.raises(InputError, match=f"max_len: expected a length .*, got {max_len:,}"):
+        load("mosi", data_path, max_len)
 
 
 def test_the_side_of_the_padding_is_read_from_the_file(tmp_path: Path) -> None:
@@ -224,6 +266,63 @@ def test_iemocap_labels_that_are_not_one_hot_are_refused(row: list[float], tmp_p
     assert "one-hot labels in test" in refusal("iemocap", pickled(tmp_path, "iemocap", arrays))
 
 
+SPREAD = np.linspace(-2.9, 3, 23)
+
+
+@pytest.mark.parametrize(
+    ("data_set", "labels", "expected"),
+    [
+        ("mosi", SPREAD, []),
+        ("mosi", np.arange(23) % 2, ["from 0 to 1", "none is below 0", "numbers 0, 1"]),
+        ("mosi", np.arange(23) % 4, ["from 0 to 3", "none is below 0", "numbers 0, 1, 2, 3"]),
+        ("mosi", np.arange(23) % 7, ["from 0 to 6", "none is below 0", "0, 1, 2, 3, 4, 5, 6"]),
+        ("mosi", np.arange(23) % 3 - 1, ["from -1 to 1", "numbers -1, 0, 1"]),
+        ("mosi", SPREAD / 3, ["from -0.9667 to 1, where CMU-MOSI's go from -3 to 3"]),
+        ("mosi", -np.abs(SPREAD), ["from -3 to", "none is above 0"]),
+        ("mosi", SPREAD * 1e30, ["from -2.9e+30 to 3e+30"]),
+        ("mosi", np.full(23, 2.5), ["from 2.5", "none is below 0", *["are all the same:"] * 3]),
+        ("pom", np.tile(SPREAD + 3.95, (16, 1)).T, []),
+        ("pom", np.tile(np.arange(23) % 7, (16, 1)).T, ["from 0 to 6", "numbers 0, 1, 2"]),
+        ("pom", np.tile(SPREAD, (16, 1)).T, ["from -2.9 to 3, where POM's go from 1 to 7"]),
+        (
+            "pom",
+            np.vstack([np.full((2, 23), 4.5), np.tile(SPREAD + 3.95, (14, 1))]).T,
+            ["of train are all the same in columns 0, 1:", "of valid", "of test"],
+        ),
+        ("iemocap", np.eye(2)[np.arange(23) % 2], []),
+        ("iemocap", np.eye(2)[np.zeros(23, int)], ["of train are all [1, 0]", "valid", "test"]),
+    ],
+)
+def test_labels_that_give_scores_another_meaning_are_said(
+    data_set: str, labels: np.ndarray, expected: list[str]
+) -> None:
+    split = labels.reshape(23, -1).astype(np.float32)
+    notes = label_notes(CORPORA[data_set], dict.fromkeys(SPLITS, split))
+    assert len(notes) == len(expected), notes
+    assert all(part in note for note, part in zip(notes, expected, strict=True)), notes
+
+
+@pytest.mark.parametrize(
+    ("data_set", "label", "expected"),
+    [
+        ("mosi", np.linspace(0.1, 3, 11)[:, None], "labels in test: none is below 0"),
+        ("mosi", np.full((11, 1), -1.5), "labels of test are all the same"),
+        ("iemocap", np.eye(2)[np.ones(11, int)], "happy: labels of test are all [0, 1]"),
+    ],
+)
+def test_a_test_split_of_one_class_is_said_by_the_loader(
+    data_set: str,
+    label: np.ndarray,
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arrays = tiny_arrays(data_set)
+    arrays["test"]["label"] = label
+    load(data_set, pickled(tmp_path, data_set, arrays))
+    assert f"{data_set}.pkl: {expected}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("emotion", ["joy", "", "Happy", "all"])
 def test_an_unknown_emotion_is_refused(emotion: str, data_path: Path) -> None:
     with pytest.raises(InputError, match="happy, sad, angry, neutral"):
@@ -239,7 +338,60 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mosi.pkl").mkdir()
-    assert "can't be read" in refusal("mosi", tmp_path)
+    assert "expected a file, got a folder" in refusal("mosi", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_device_in_the_files_place_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "mosi.pkl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    assert "expected a file, got a pipe" in refusal("mosi", tmp_path)
+
+
+def test_the_file_in_the_folders_place_is_refused_with_its_folder(data_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"name its folder, {data_path}$"):
+        load_mosi(data_path / "mosi.pkl")
+
+
+def test_the_checksum_is_that_of_the_bytes_that_were_read(data_path: Path) -> None:
+    for name in DATA_SETS:
+        loaded = load_corpus(data_path, name, emotion="sad" if name == "iemocap" else None)
+        content = (data_path / f"{name}.pkl").read_bytes()
+        assert loaded.sha256 == hashlib.sha256(content).hexdigest()
+        assert loaded.splits == loaded[:3]
+        assert loaded.notes == ()
+
+
+@pytest.mark.parametrize("load_it", [load_mosi, partial(load_corpus, name="mosi")])
+@pytest.mark.parametrize("change", ["replaced", "written to", "longer", "removed"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    load_it: Callable[[Path], object],
+    change: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = pickled(tmp_path, "mosi", tiny_arrays("mosi")) / "mosi.pkl"
+    os.utime(path, (1, 1))
+
+    def load_and_change(file: BinaryIO) -> object:
+        data = load_pickle(file)
+        if change == "replaced":
+            (tmp_path / "new").write_bytes(path.read_bytes())
+            (tmp_path / "new").replace(path)
+        elif change == "removed":
+            path.unlink()
+        else:
+            with path.open("r+b") as other:
+                other.seek(0, os.SEEK_END if change == "longer" else os.SEEK_SET)
+                other.write(b"\x80")
+        return data
+
+    monkeypatch.setattr(assembly, "load_pickle", load_and_change)
+    with pytest.raises(InputError, match=r"mosi\.pkl: changed while it was read"):
+        load_it(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
@@ -328,6 +480,13 @@ def test_a_missing_modality_is_named(modality: str, tmp_path: Path) -> None:
     assert f"the key '{modality}' in valid" in message
 
 
+def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps({"\x1b]0;title\x07": 1, "x\n": 2}))
+    assert "got \\x1b]0;title\\x07, x\\n" in refusal("mosi", tmp_path)
+    (tmp_path / "mosi.pkl").write_bytes(b"cos\x1b[2J\nsystem\n.")
+    assert "it names os\\x1b[2J.system" in refusal("mosi", tmp_path)
+
+
 def test_an_iemocap_file_without_emotions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "iemocap.pkl").write_bytes(pickle.dumps(tiny_arrays("iemocap")))
     assert "the key 'happy'" in refusal("iemocap", tmp_path)
@@ -356,6 +515,20 @@ def test_arrays_of_another_kind_or_shape_are_refused(
     message = refusal("mosi", tmp_path)
     assert "train" in message
     assert modality in message
+
+
+@pytest.mark.parametrize("text", ["BERT's", "tokens of one sequence"])
+def test_token_numbers_in_the_place_of_words_are_refused(text: str, tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    for parts in arrays.values():
+        numbers = np.random.default_rng(0).integers(100, 30_522, (len(parts["glove"]), 3, 50))
+        if text == "BERT's":
+            numbers = np.minimum(numbers, 40)  # as few words as a small file may have
+            numbers[:, 1:] = numbers[:, 1:] % 2
+        parts["glove"] = numbers.astype(np.float64)
+    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
+    assert "train/glove: expected word vectors (N, T, D), got token numbers (23, 3, 50)" in message
+    assert '"text_bert"' in message
 
 
 def test_a_split_without_examples_is_refused(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reporting.runs import EXPERIMENTS
+from report import experiments
+from reporting.runs import Run, read_run
 from training.setting import Setting
 
+EXPERIMENTS = experiments()
 SETTING = Setting(4, 8, 64, 0.1, 0.2, 0.3, 0.001, 0.003, 4, 32, 0.01)
 
 
@@ -62,6 +64,10 @@ def write_results(
     }
     path.with_suffix(".json").write_text(json.dumps(provenance))
     return path
+
+
+def read(path: Path) -> Run:
+    return read_run(path, EXPERIMENTS)
 
 
 def ranks(*values: int) -> list[Setting]:

@@ -1,4 +1,4 @@
-"""paper.py: the paper's numbers, and ours recomputed by hand from the rows that were written."""
+"""reporting/table2.py: the paper's numbers, and ours recomputed by hand from written rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from written_results import (
     mean_and_spread,
     numbers,
     ranks,
+    read,
     write_results,
 )
 
-from data.official import OFFICIAL
+from data.corpora import CORPORA
 from reporting import table2 as paper
-from reporting.runs import read_run
+from reporting.runs import Run
 from train_pom import TRAITS
 
 TABLE_2 = """
@@ -41,24 +42,28 @@ CHECKSUMS = {
 }
 
 
+def table_of(runs: list[Run]) -> str:
+    return "\n\n".join(paper.table_2(runs))
+
+
 def test_numbers_are_those_that_the_paper_prints() -> None:
     for place, name in enumerate(("mosi", "pom", "iemocap")):
         table = {}
         for line in TABLE_2.strip().splitlines():
             model, _, printed = line.partition(" ")
             table[model] = [float(x.replace("-", "nan")) for x in printed.split("|")[place].split()]
-        assert list(paper.PAPER[name]) == list(table)
+        assert list(paper.PUBLISHED[name].models) == list(table)
         for model, values in table.items():
-            np.testing.assert_array_equal(paper.PAPER[name][model], values)
-        assert list(paper.RERUNS[name]) == list(map(float, RERUNS.split("|")[place].split()))
-    assert {name: official.sha256 for name, official in OFFICIAL.items()} == CHECKSUMS
+            np.testing.assert_array_equal(paper.PUBLISHED[name].models[model], values)
+        assert list(paper.PUBLISHED[name].rerun) == list(
+            map(float, RERUNS.split("|")[place].split())
+        )
+    assert {name: corpus.sha256 for name, corpus in CORPORA.items()} == CHECKSUMS
 
 
 def test_paper_rows_appear_as_printed(tmp_path: Path) -> None:
-    run = read_run(
-        write_results(tmp_path / "results_p_1.csv", "pom", make_rows("pom", [SETTING], 1))
-    )
-    text = paper.table_2("pom", [run])
+    run = read(write_results(tmp_path / "results_p_1.csv", "pom", make_rows("pom", [SETTING], 1)))
+    text = table_of([run])
     assert cells(text, "LMF, as the paper prints it") == ["0.796", "0.396", "42.8"]
     assert cells(text, "MARN, as the paper") == ["–", "–", "39.4"]
     assert cells(text, "code trained by others") == ["0.863", "0.248", "34.5"]
@@ -76,7 +81,7 @@ def test_mosi_row_is_of_the_setting_with_the_best_mean_validation(tmp_path: Path
         key=lambda setting: statistics.fmean(numbers(rows, setting, "Best Validation MAE")),
     )
     assert best.rank != 16
-    found = cells(paper.table_2("mosi", [read_run(path)]), "mosi_1")
+    found = cells(table_of([read(path)]), "mosi_1")
     assert found == [
         mean_and_spread(numbers(rows, best, "Test MAE"), 1, 3),
         mean_and_spread(numbers(rows, best, "Test Corr"), 1, 3),
@@ -90,7 +95,7 @@ def test_pom_takes_each_trait_from_its_own_best_setting(tmp_path: Path) -> None:
     settings, seeds = ranks(1, 4, 8), 2
     rows = make_rows("pom", settings, seeds)
     path = write_results(tmp_path / "results_pom_1.csv", "pom", rows)
-    text = paper.table_2("pom", [read_run(path)])
+    text = table_of([read(path)])
     by_trait = cells(text, "each trait from its own best of 3 settings by validation, n = 2")
     for place, (score, factor, digits) in enumerate(
         (("MAE", 1, 3), ("corr", 1, 3), ("accuracy", 100, 1))
@@ -115,9 +120,9 @@ def test_emotions_of_a_run_share_a_row(tmp_path: Path) -> None:
     for seeds, emotion in ((2, "happy"), (3, "angry")):
         rows = make_rows("iemocap", [SETTING], seeds)
         path = tmp_path / f"results_iemocap_{emotion}_1.csv"
-        runs.append(read_run(write_results(path, "iemocap", rows, emotion)))
+        runs.append(read(write_results(path, "iemocap", rows, emotion)))
         expected.append(mean_and_spread(numbers(rows, SETTING, "Test F1-score"), 100, 1))
-    text = paper.table_2("iemocap", runs)
+    text = table_of(runs)
     label = "iemocap_1, the best of 1 setting by validation, n = 2 to 3"
     assert cells(text, label) == [expected[0], "–", expected[1], "–"]
 
@@ -144,7 +149,7 @@ def test_constant_predictor_is_computed_from_the_data(tmp_path: Path) -> None:
     rows = make_rows("mosi", [SETTING], 1)
     path = tmp_path / "results_mosi_1.csv"
     write_results(path, "mosi", rows, data_file=data_file, sha256=sha256)
-    text = paper.table_2("mosi", [read_run(path)])
+    text = table_of([read(path)])
 
     data = pickle.loads(data_file.read_bytes())
     median = sorted(data["train"]["label"][:, 0])[5]
@@ -166,6 +171,6 @@ def test_constant_predictor_is_left_out_when_the_data_are_others_now(tmp_path: P
     write_mosi(data_file)
     path = tmp_path / "results_mosi_1.csv"
     write_results(path, "mosi", make_rows("mosi", [SETTING], 1), data_file=data_file)
-    text = paper.table_2("mosi", [read_run(path)])
+    text = table_of([read(path)])
     assert "Always predicting" not in text
-    assert "left out: the data that mosi_1 was trained on are not there any more" in text
+    assert "left out for mosi_1: the data that it was trained on are not there any more" in text

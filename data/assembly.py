@@ -1,0 +1,229 @@
+"""Turns what a pickle holds into the arrays that training takes, or says why it can't."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from data.checks import label_notes, refuse_token_numbers
+from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
+from data.files import InputError, printable
+from data.pickles import PickleError, UnsafePickle, load_pickle
+
+Arrays = dict[str, dict[str, np.ndarray]]  # by split and modality
+
+
+class Assembled(NamedTuple):
+    """A data set's arrays, all in single precision.
+
+    Attributes:
+        arrays: By split and modality.
+        notes: What was set to 0 or dropped, and what is odd about the data.
+    """
+
+    arrays: Arrays
+    notes: tuple[str, ...]
+
+    @property
+    def examples(self) -> tuple[int, ...]:
+        """How many, in train, valid and test."""
+        return tuple(len(arrays["label"]) for arrays in self.arrays.values())
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        """Features of audio, video and text."""
+        audio, video, text = (self.arrays["train"][modality] for modality in MODALITIES[:3])
+        return audio.shape[1], video.shape[1], text.shape[2]
+
+
+def read_pickle(path: Path, file: BinaryIO) -> object:
+    """Returns what a pickle holds, without ever running code from it.
+
+    Args:
+        path: What errors call it.
+        file: It, open for reading.
+
+    Raises:
+        InputError: It is no whole pickle, or names a class beside numpy arrays.
+    """
+    try:
+        return load_pickle(file)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+    except UnsafePickle as error:
+        raise InputError(f"{path}: {printable(str(error))}") from None
+    except PickleError as error:
+        raise InputError(
+            f"{path}: expected a whole pickle, got a damaged or other file "
+            f"({printable(str(error))}); compare its size and checksum with data/README.md"
+        ) from None
+
+
+def assemble(
+    path: Path,
+    data: object,
+    corpus: Corpus,
+    max_len: int | None = None,
+    emotion: str | None = None,
+) -> Assembled:
+    """Returns the data set that a pickle's contents are, as the train scripts take it.
+
+    Args:
+        path: What errors and notes call the file.
+        data: Its contents.
+        corpus: Which data set it is to be.
+        max_len: Cuts or pads the text to this many steps; None: as in the file.
+        emotion: Whose labels, in a file that has several.
+
+    Raises:
+        InputError: The contents are no such data.
+    """
+    if corpus.emotions:
+        if emotion not in corpus.emotions:
+            names = ", ".join(corpus.emotions)
+            raise InputError(f"emotion: expected one of {names}, got {emotion!r}")
+        data = _member(data, emotion, path, "the file")
+    raw: Arrays = {
+        split: {
+            modality: _array(path, data, split, modality, ndim)
+            for modality, ndim in zip(MODALITIES, (2, 2, 3, 2), strict=True)
+        }
+        for split in SPLITS
+    }
+    _check(path, raw, corpus)
+    name = f"{path}: {emotion}" if emotion else str(path)
+    notes = [*_clean(raw, corpus), *_empty(raw)]
+    notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
+    if max_len is not None:
+        _set_length(raw, max_len, corpus)
+    return Assembled(raw, tuple(f"{name}: {note}" for note in notes))
+
+
+def _member(data: object, key: str, path: Path, where: str) -> object:
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{path}: expected {where} to be a dict with the key {key!r}, got {_kind(data)}"
+        )
+    for candidate in (key, key.encode()):
+        if candidate in data:
+            return data[candidate]
+    names = (k.decode(errors="replace") if isinstance(k, bytes) else str(k) for k in data)
+    found = ", ".join(printable(name[:80]) for name in islice(names, 10))
+    raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {value.shape}"
+    return f"a {type(value).__name__}"
+
+
+def _array(path: Path, data: object, split: str, modality: str, ndim: int) -> np.ndarray:
+    where = f"{split}/{modality}"
+    array = _member(_member(data, split, path, "the file"), modality, path, split)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim != ndim:
+        shape = {2: "(N, D)", 3: "(N, T, D)"}[ndim]
+        raise InputError(
+            f"{path}: expected {where} to be a numeric array {shape}, got {_kind(array)}"
+        )
+    if 0 in array.shape:
+        raise InputError(f"{path}: expected examples in {where}, got shape {array.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32)  # what is too large for that is infinite from here on
+
+
+def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
+    for split, arrays in raw.items():
+        counts = {modality: len(array) for modality, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise InputError(f"{path}: expected equally many examples in {split}, got {counts}")
+        for modality, array in arrays.items():
+            expected = raw["train"][modality].shape[1:]
+            if array.shape[1:] != expected:
+                raise InputError(
+                    f"{path}: expected {split}/{modality} to be {('N', *expected)} as in train, "
+                    f"got {array.shape}"
+                )
+        refuse_token_numbers(f"{path}: {split}/glove", arrays["glove"])
+    if len(raw["train"]["label"]) < 2:
+        raise InputError(f"{path}: expected at least 2 training examples, got 1")
+    _check_labels(path, raw, corpus)
+
+
+def _check_labels(path: Path, raw: Arrays, corpus: Corpus) -> None:
+    columns = raw["train"]["label"].shape[1]
+    if columns not in corpus.columns_in_files:
+        raise InputError(
+            f"{path}: expected labels with {corpus.label_columns} columns, got {columns}"
+        )
+    for split, arrays in raw.items():
+        label = arrays["label"]
+        if bad := int((~np.isfinite(label)).any(axis=1).sum()):
+            raise InputError(
+                f"{path}: expected finite labels in single precision, got NaN or inf in {bad} of "
+                f"{split}'s; remove those examples"
+            )
+        if corpus.emotions and not (np.isin(label, (0, 1)).all() and (label.sum(1) == 1).all()):
+            raise InputError(f"{path}: expected one-hot labels in {split}, got other values")
+
+
+def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
+    """Sets NaN and inf features to 0, drops a column too many, and yields what it did."""
+    for modality, role in zip(MODALITIES[:3], ROLES[:3], strict=True):
+        found = []
+        for split, arrays in raw.items():
+            array = arrays[modality]
+            nan, inf = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+            if nan or inf:
+                np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+                found.append(f"{split} {nan} NaN, {inf} inf")
+        if found:
+            yield f"{role}: values set to 0: {'; '.join(found)}"
+    if raw["train"]["label"].shape[1] > corpus.label_columns:
+        for arrays in raw.values():
+            arrays["label"] = corpus.without_extra(arrays["label"])
+        yield corpus.extra_note
+
+
+def _empty(raw: Arrays) -> Iterator[str]:
+    for modality, role in zip(MODALITIES[:3], ROLES[:3], strict=True):
+        if splits := [split for split, arrays in raw.items() if not arrays[modality].any()]:
+            yield f"{role}: every value is 0 in {', '.join(splits)}"
+
+
+def _set_length(raw: Arrays, length: int, corpus: Corpus) -> None:
+    """Cuts or pads the texts to this many steps."""
+    in_front = padded_in_front([arrays["glove"] for arrays in raw.values()])
+    in_front = corpus.padded_in_front if in_front is None else in_front
+    size = sum(length * arrays["glove"][:, 0].nbytes for arrays in raw.values())
+    try:
+        if size > sys.maxsize:
+            raise MemoryError  # numpy's own errors differ
+        for arrays in raw.values():
+            arrays["glove"] = _with_length(arrays["glove"], length, in_front)
+    except MemoryError:
+        raise InputError(
+            f"max_len: expected a length whose texts fit into the memory, got {length:,}, which "
+            f"takes {size // 2**30:,} GiB"
+        ) from None
+
+
+def padded_in_front(texts: Sequence[np.ndarray]) -> bool | None:
+    """Returns whether sequences (N, T, D) are padded with zeros in front, None if not at all."""
+    front = sum(int((~text[:, 0].any(axis=1)).sum()) for text in texts)
+    end = sum(int((~text[:, -1].any(axis=1)).sum()) for text in texts)
+    return None if front == end else front > end
+
+
+def _with_length(text: np.ndarray, length: int, in_front: bool) -> np.ndarray:
+    """Cuts (N, T, D) to length steps, or pads it with zeros, on the side of its padding."""
+    steps = text.shape[1]
+    if length <= steps:
+        return np.ascontiguousarray(text[:, steps - length :] if in_front else text[:, :length])
+    missing = length - steps
+    return np.pad(text, ((0, 0), (missing, 0) if in_front else (0, missing), (0, 0)))

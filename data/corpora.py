@@ -1,0 +1,116 @@
+"""What is known of the data sets, a row each: whatever else needs such a fact reads it here.
+
+A new data set takes a row, and a train script whose experiment has its name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+SPLITS = ("train", "valid", "test")
+ROLES = ("audio", "video", "text", "label")
+MODALITIES = ("covarep", "facet", "glove", "label")  # what the pickles call the roles
+
+
+class Corpus(NamedTuple):
+    """One data set, as its official pickle holds it.
+
+    The checksums are those of Git LFS pointers in a public fork of the release; the authors never
+    published any.
+
+    Attributes:
+        name: Of its pickle, its table in hyperparams.txt and its train script.
+        title: For people.
+        request: Where the corpus can be asked for.
+        file_size: Of the official pickle, in bytes.
+        sha256: Of the official pickle, in hexadecimal.
+        examples: In train, valid and test.
+        dims: Features of audio, video and text.
+        label_columns: Columns of the labels.
+        label_range: The lowest and the highest label that makes sense.
+        padded_in_front: Whether texts are padded in front, not at the end.
+        steps: Words of a text.
+        extra_column: Which column is dropped from labels that have one more than they should.
+        extra_name: What that column holds.
+        emotions: The outer keys of a pickle that has any; their labels are one-hot.
+    """
+
+    name: str
+    title: str
+    request: str
+    file_size: int
+    sha256: str
+    examples: tuple[int, int, int]
+    dims: tuple[int, int, int]
+    label_columns: int
+    label_range: tuple[float, float]
+    padded_in_front: bool
+    steps: int = 20
+    extra_column: int | None = None
+    extra_name: str = ""
+    emotions: tuple[str, ...] = ()
+
+    @property
+    def columns_in_files(self) -> tuple[int, ...]:
+        """How many columns a file's labels may have."""
+        columns = self.label_columns
+        return (columns,) if self.extra_column is None else (columns, columns + 1)
+
+    def without_extra(self, label: np.ndarray) -> np.ndarray:
+        """Returns labels (N, columns + 1) without the column that is dropped."""
+        assert self.extra_column is not None
+        return np.delete(label, self.extra_column, axis=1)
+
+    @property
+    def extra_note(self) -> str:
+        """What is said of that column when it is dropped."""
+        return (
+            f"labels have {self.label_columns + 1} columns: {self.extra_name} "
+            f"(index {self.extra_column}) is dropped"
+        )
+
+
+_ALL = (
+    Corpus(
+        name="mosi",
+        title="CMU-MOSI",
+        request="http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/",
+        file_size=368_824_398,
+        sha256="9640616a5b136bf0e3ce8696847f561fd15d252aacce92757f1c35f0cb904b69",
+        examples=(1284, 229, 686),
+        dims=(74, 47, 300),  # the paper's table 3 counted parameters with 46 of video
+        label_columns=1,
+        label_range=(-3, 3),
+        padded_in_front=True,
+    ),
+    Corpus(
+        name="iemocap",
+        title="IEMOCAP",
+        request="https://sail.usc.edu/iemocap/iemocap_release.htm",
+        file_size=764_739_145,
+        sha256="7f20c9f5245c3bcb3a4638e8577f0c81ee2dbdede56d44f165ce9ae69a9c5ad9",
+        examples=(2717, 798, 938),
+        dims=(74, 35, 300),
+        label_columns=2,
+        label_range=(0, 1),
+        padded_in_front=False,
+        emotions=("happy", "sad", "angry", "neutral"),
+    ),
+    Corpus(
+        name="pom",
+        title="POM",
+        request="http://multicomp.cs.cmu.edu/resources/pom-dataset/",
+        file_size=144_511_035,
+        sha256="53745af979d114cc0832f83b4a0ceb787445c4bfba6a7f8f75b3ee22edbbd759",
+        examples=(600, 100, 203),
+        dims=(43, 41, 300),
+        label_columns=16,
+        label_range=(1, 7),
+        padded_in_front=True,
+        extra_column=14,  # in some copies; the paper doesn't have it
+        extra_name="Sentiment",
+    ),
+)
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}

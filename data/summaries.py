@@ -1,0 +1,119 @@
+"""What the arrays of a data file look like: shapes, ranges, NaN, padding, constant columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data.assembly import padded_in_front
+from data.formats import Found, Values
+
+CHUNK = 2**24  # bytes that are looked at together
+HEAD = ("array", "shape", "dtype", "NaN", "inf", "from", "to", "constant", "padding")
+
+
+class Summary(NamedTuple):
+    """What one array, or list, of a file looks like. Counts are of values.
+
+    Attributes:
+        where: Its path in the file.
+        shape: Its shape, or a list's length.
+        dtype: Its dtype, or "list".
+        nan: How many values are NaN.
+        inf: How many are infinite.
+        low: The smallest finite value.
+        high: The largest one.
+        constant: How many of the columns (the last dimension) have one value only.
+        padding: Of sequences: the share of frames that are zero throughout.
+        side: Where most of these frames are: "front", "end" or "".
+    """
+
+    where: str
+    shape: tuple[int, ...]
+    dtype: str
+    nan: int = 0
+    inf: int = 0
+    low: float = math.nan
+    high: float = math.nan
+    constant: int = 0
+    padding: float = 0.0
+    side: str = ""
+
+
+def summaries(found: Found) -> Iterator[Summary]:
+    """Yields a summary of each array and list of a file; one of all of a sequence."""
+    if found.layout == "sequence":
+        yield _sequence(found)
+        return
+    known: dict[int, Summary] = {}  # IEMOCAP's emotions share their features
+    for where, value in found.values.items():
+        if id(value) not in known:
+            known[id(value)] = summarise(where, value)
+        yield known[id(value)]._replace(where=where)
+
+
+def _sequence(found: Found) -> Summary:
+    """All videos of a computational sequence as if they were one."""
+    features = [
+        np.asarray(value) for where, value in found.values.items() if where.endswith("/features")
+    ]
+    name = next(iter(found.values)).split("/")[0]
+    steps = sum(len(array) for array in features if array.ndim)
+    shape = (steps, *features[0].shape[1:])
+    return Summary(f"{name}: {len(features)} videos", shape, str(features[0].dtype))
+
+
+def summarise(where: str, value: Values) -> Summary:
+    """Returns what an array or a list looks like."""
+    if not isinstance(value, np.ndarray):
+        return Summary(where, (len(value),), "list")
+    summary = Summary(where, value.shape, str(value.dtype))
+    if value.dtype.kind not in "fiub" or 0 in value.shape or value.ndim == 0:
+        return summary
+    columns = [_Columns(part) for part in _chunks(value)]
+    low = np.min([part.low for part in columns], axis=0)
+    high = np.max([part.high for part in columns], axis=0)
+    zeros = [part.zero_frames for part in columns]
+    side = padded_in_front([value]) if value.ndim == 3 else None
+    return summary._replace(
+        nan=sum(part.nan for part in columns),
+        inf=sum(part.inf for part in columns),
+        low=float(low.min()) if np.isfinite(low).any() else math.nan,
+        high=float(high.max()) if np.isfinite(high).any() else math.nan,
+        constant=int((low >= high).sum()),
+        padding=sum(zeros) / math.prod(value.shape[:-1]) if value.ndim == 3 else 0.0,
+        side={True: "front", False: "end", None: ""}[side],
+    )
+
+
+def _chunks(value: np.ndarray) -> Iterator[np.ndarray]:
+    rows = max(1, CHUNK * len(value) // max(1, value.nbytes))
+    for start in range(0, len(value), rows):
+        yield value[start : start + rows]
+
+
+class _Columns:
+    """Counts and ranges of some of an array's rows, by column."""
+
+    def __init__(self, part: np.ndarray) -> None:
+        part = part.reshape(-1, part.shape[-1] if part.ndim > 1 else 1)
+        finite = np.isfinite(part)
+        self.nan = int(np.isnan(part).sum())
+        self.inf = int(part.size - finite.sum()) - self.nan
+        numbers = part.astype(np.float64)
+        self.low = np.min(numbers, axis=0, where=finite, initial=math.inf)
+        self.high = np.max(numbers, axis=0, where=finite, initial=-math.inf)
+        self.zero_frames = int((~part.any(axis=1)).sum())
+
+
+def cells(summary: Summary) -> Sequence[str]:
+    """Returns a summary as text, in the order of HEAD."""
+    shape = " x ".join(map(str, summary.shape))
+    first = (summary.where, shape, summary.dtype, str(summary.nan), str(summary.inf))
+    if summary.dtype == "list" or math.isnan(summary.low):
+        return (*first, *"----")
+    padding = f"{summary.padding:.0%} {summary.side}" if summary.padding else "-"
+    return (*first, f"{summary.low:.4g}", f"{summary.high:.4g}", str(summary.constant), padding)

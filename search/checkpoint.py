@@ -1,0 +1,97 @@
+"""The file of a run's best model: written whole, and known again by its row and its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.files import InputError, MissingFile, open_regular, write_atomically
+from search.columns import printed
+from search.provenance import Provenance, conditions
+from training.result import Result
+from training.setting import Setting, parse_value
+
+
+class SavedModel(NamedTuple):
+    """What a model's file says of its model.
+
+    Attributes:
+        row: The validation loss as printed, the setting and the seed of its row.
+        started: When its run was begun: no other run has the same.
+        conditions: Under which it was trained.
+        intact: Whether the weights are those that were saved.
+    """
+
+    row: tuple[float, Setting, int]
+    started: str
+    conditions: dict[str, object]
+    intact: bool
+
+
+def save_model(
+    path: Path, result: Result, about: Mapping[str, object], provenance: Provenance
+) -> None:
+    """Writes a trained model and what is known of it."""
+    assert result.state_dict
+    checkpoint = {
+        "state_dict": result.state_dict,
+        "weights_sha256": weights_sha256(result.state_dict),
+        "setting": result.setting._asdict(),
+        "seed": result.seed,
+        "valid_loss": result.valid_loss,
+        "best_epoch": result.best_epoch,
+        "scores": result.scores,
+        "history": result.history,
+        **about,
+        "provenance": dict(provenance),
+    }
+    content = io.BytesIO()  # to a full disk torch.save would only say "unexpected pos"
+    torch.save(checkpoint, content)
+    write_atomically(path, lambda part: part.write_bytes(content.getvalue()))
+
+
+def read_model(path: Path) -> SavedModel | None:
+    """Returns what a model's file says of it; None if there is no file.
+
+    Raises:
+        InputError: No train script wrote that file.
+    """
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that look like none of torch's
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        loss = float(printed(checkpoint["valid_loss"]))
+        texts = Setting(**checkpoint["setting"]).texts()
+        setting = Setting._make(map(parse_value, Setting._fields, texts))
+        saved_sha256 = checkpoint.get("weights_sha256")  # None in older files
+        return SavedModel(
+            (loss, setting, int(checkpoint["seed"])),
+            checkpoint["provenance"]["started"],
+            conditions(checkpoint["provenance"]),
+            saved_sha256 in (None, weights_sha256(checkpoint["state_dict"])),
+        )
+    except MissingFile:
+        return None
+    except InputError:
+        raise
+    except Exception as error:  # other files make torch.load raise anything
+        raise InputError(
+            f"{path}: expected a model that a train script wrote, got something else "
+            f"({type(error).__name__}); move it away"
+        ) from None
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """Returns a checksum of a state_dict: of its names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

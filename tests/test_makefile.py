@@ -1,0 +1,84 @@
+"""The Makefile: the commands of a target agree on the data they make and read, and the results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STUB = """#!/bin/sh
+echo "$@" >> "$(dirname "$0")/log"
+case "$*" in *--best_grid*) echo audio_hidden=4;; esac
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+
+
+def commands(folder: Path, *words: str) -> list[str]:
+    """Returns what make ran in the place of Python."""
+    bin_ = folder / "venv" / "bin"
+    bin_.mkdir(parents=True)
+    (bin_ / "python").write_text(STUB)
+    (bin_ / "python").chmod(0o755)
+    for ready in ("ready", "ready-dev"):
+        (folder / "venv" / ready).touch()
+    kept = {"PATH", "HOME", "TMPDIR", "LANG"}  # not the flags of a make that runs the tests
+    run = subprocess.run(
+        ["make", "-C", str(ROOT), f"VENV={folder / 'venv'}", *words],
+        env={name: value for name, value in os.environ.items() if name in kept},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return (bin_ / "log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("way", ["DATA={}", "FLAGS=--data_path {}", "FLAGS=--data_path={}"])
+@pytest.mark.parametrize("target", ["train", "gpu"])
+def test_data_are_made_where_they_are_read(target: str, way: str, tmp_path: Path) -> None:
+    data = tmp_path / "x"
+    data.mkdir()
+    (data / "pom.pkl").touch()  # is no data of MOSI's
+    *_, made, used = commands(tmp_path, target, way.format(data))
+    assert made == f"data/prepare.py synthetic mosi --output_path {data}"
+    assert f"--data_path {data}" in used
+    (data / "mosi.pkl").touch()
+    shutil.rmtree(tmp_path / "venv")
+    assert "prepare.py" not in " ".join(commands(tmp_path, target, way.format(data)))
+
+
+def test_make_paper_trains_what_is_there_and_reports_it(tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").touch()
+    (tmp_path / "iemocap.pkl").touch()
+    ran = commands(tmp_path, "paper", f"DATA={tmp_path}", "SETTINGS=9", "SEEDS=2")
+    iemocap, search, best, rank, efficiency, report = ran
+    data = f"--data_path {tmp_path}"
+    assert iemocap == (
+        f"train_iemocap.py {data} --hyperparams --repeats 2 --emotion all --signiture iemocap_paper"
+    )
+    assert search == f"train_mosi.py {data} --settings 9 --signiture mosi_search"
+    assert best == "report.py --best_grid results/results_mosi_search_1.csv"
+    assert rank == (
+        f"train_mosi.py {data} --repeats 2 --signiture mosi_rank "
+        "--grid rank=1,2,4,8,16,32 audio_hidden=4"
+    )
+    assert efficiency == "benchmarks/efficiency.py --output_path results"
+    assert report == "report.py results --model_path models --output_path results"
+
+
+@pytest.mark.parametrize("between", [" ", "="])
+def test_make_paper_follows_the_flags_to_its_results(between: str, tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").touch()
+    flags = {"output_path": "out", "model_path": "kept", "run_id": "7", "signiture": "mine"}
+    words = " ".join(f"--{name}{between}{value}" for name, value in flags.items())
+    _, best, rank, efficiency, report = commands(
+        tmp_path, "paper", f"FLAGS={words}", f"DATA={tmp_path}"
+    )
+    assert best == "report.py --best_grid out/results_mosi_search_7.csv"
+    assert rank.split(" --signiture ")[-1].startswith("mosi_rank ")  # the last one holds
+    assert efficiency == "benchmarks/efficiency.py --output_path out"
+    assert report == "report.py out --model_path kept --output_path out"

@@ -37,6 +37,8 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from training.lstm import Words, leading_zero_frames
+
 from benchmarks import write_csv
 from data.files import make_folder
 from model import LMF
@@ -44,7 +46,6 @@ from search.jobs import Trainer, chunks
 from search.options import Parser, check_cuda, run_script, whole, whole_between
 from search.workers import prepare, train_locally
 from train_mosi import EXPERIMENT, GRID, loss
-from training.lstm import Words, leading_zero_frames
 from training.reference import adam
 from training.result import Data, Limits, Result
 from training.setting import Setting, model_config

@@ -18,12 +18,12 @@ import train_iemocap
 import train_mosi
 import train_pom
 from search.jobs import chunks
-from training.lstm import Words
 from training.parameters import Sizes, sizes
 from training.reference import fit, initial_model
 from training.result import Data, Limits, Result, Task
 from training.setting import Setting
 from training.stacked import Job, Stack, fit_stacked
+from training.words import Words
 from utils import Split
 
 AUDIO, VIDEO, TEXT, STEPS = 7, 5, 9, 6
@@ -33,8 +33,8 @@ EXPERIMENTS = {
     "iemocap": train_iemocap.EXPERIMENT,
 }
 PLAIN = Setting(4, 3, 40, 0.1, 0.5, 0.15, 0.003, 0.003, 4, 5, 0.01)
-SKIPPING = PLAIN._replace(text_hidden=250, batch_size=17)  # so large that padding is skipped
-BASES = {"whole": PLAIN, "skipping": SKIPPING}
+LARGE = PLAIN._replace(text_hidden=250, batch_size=17)
+BASES = {"small": PLAIN, "large": LARGE}
 LIMITS = Limits(8, 2)
 
 # Sums in another order differ by 1e-7 of the largest term, and Adam divides by the gradient's own
@@ -43,7 +43,7 @@ close_weights = partial(torch.testing.assert_close, rtol=1e-3, atol=1e-3)
 close_losses = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 each_base = pytest.mark.parametrize("base", BASES.values(), ids=list(BASES))
-each_way = pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
+each_way = pytest.mark.parametrize("on_gpu", [False, True], ids=["cpu", "gpu"])  # its way, here
 
 
 class Work(NamedTuple):
@@ -90,18 +90,22 @@ def drawn(count: int, base: Setting, seed: int = 1) -> list[Job]:
     return jobs
 
 
-def make_stack(size: Sizes, slots: int, work: Work, limits: Limits, wide: bool) -> Stack:
+def make_stack(size: Sizes, slots: int, work: Work, limits: Limits, on_gpu: bool) -> Stack:
     words = Words(work.data.train.text), Words(work.data.valid.text)
-    return Stack(size, slots, work.data, words, work.task, limits, wide)
+    return Stack(size, slots, work.data, words, work.task, limits, on_gpu)
 
 
 def stacked(
-    jobs: Sequence[Job], work: Work, slots: int | None, wide: bool = False, limits: Limits = LIMITS
+    jobs: Sequence[Job],
+    work: Work,
+    slots: int | None,
+    on_gpu: bool = False,
+    limits: Limits = LIMITS,
 ) -> dict[Job, Result]:
     """Returns what came of each job; each must have come once."""
-    if wide:
+    if on_gpu:
         (size,) = {sizes(setting) for setting, _ in jobs}
-        stack = make_stack(size, slots or len(jobs), work, limits, wide=True)
+        stack = make_stack(size, slots or len(jobs), work, limits, on_gpu=True)
         found = list(stack.train(iter(jobs)))
     else:
         found = list(fit_stacked(jobs, work.data, work.task, limits, slots=slots))
@@ -146,10 +150,10 @@ def check_identical(one: Result, other: Result) -> None:
 @each_way
 @each_base
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_stack_trains_each_setting_as_fit_does(name: str, base: Setting, wide: bool) -> None:
+def test_a_stack_trains_each_setting_as_fit_does(name: str, base: Setting, on_gpu: bool) -> None:
     work = make_work(name)
     jobs = drawn(6, base)
-    results = stacked(jobs, work, slots=2, wide=wide)  # the others wait
+    results = stacked(jobs, work, slots=2, on_gpu=on_gpu)  # the others wait
     assert len({result.epochs for result in results.values()}) > 1
     assert len({(s.rank, s.audio_hidden, s.text_hidden) for s, _ in jobs}) > 4
     check_equals_fit(results, work)
@@ -158,10 +162,10 @@ def test_a_stack_trains_each_setting_as_fit_does(name: str, base: Setting, wide:
 @each_way
 @each_base
 @pytest.mark.parametrize("padding", ["nowhere", "only", "behind"])
-def test_any_padding_is_trained_as_fit_does(padding: str, base: Setting, wide: bool) -> None:
+def test_any_padding_is_trained_as_fit_does(padding: str, base: Setting, on_gpu: bool) -> None:
     work = make_work(padding=padding)
     jobs = drawn(3, base, seed=2)
-    check_equals_fit(stacked(jobs, work, slots=2, wide=wide), work)
+    check_equals_fit(stacked(jobs, work, slots=2, on_gpu=on_gpu), work)
 
 
 @each_way
@@ -170,32 +174,20 @@ def test_any_padding_is_trained_as_fit_does(padding: str, base: Setting, wide: b
     [(23, 11, 40), (23, 7, 256), (23, 22, 64), (23, 18, 64), (23, 64, 64), (2, 2, 40), (65, 32, 9)],
 )
 def test_any_last_batch_is_trained_as_fit_does(
-    train: int, batch_size: int, text_hidden: int, wide: bool
+    train: int, batch_size: int, text_hidden: int, on_gpu: bool
 ) -> None:
     work = make_work(train=train)
     jobs = drawn(2, PLAIN._replace(batch_size=batch_size, text_hidden=text_hidden), seed=3)
     limits = Limits(3, 3)
-    results = stacked(jobs, work, slots=2, wide=wide, limits=limits)
+    results = stacked(jobs, work, slots=2, on_gpu=on_gpu, limits=limits)
     check_equals_fit(results, work, limits)
 
 
 @each_way
-def test_a_valid_split_of_any_length_is_scored_as_fit_does(wide: bool) -> None:
+def test_a_valid_split_of_any_length_is_scored_as_fit_does(on_gpu: bool) -> None:
     work = make_work(valid=150)
-    results = stacked(drawn(2, PLAIN), work, slots=2, wide=wide, limits=Limits(2, 2))
+    results = stacked(drawn(2, PLAIN), work, slots=2, on_gpu=on_gpu, limits=Limits(2, 2))
     check_equals_fit(results, work, Limits(2, 2))
-
-
-def test_padding_is_skipped_by_large_products_of_the_cpu_alone() -> None:
-    work = make_work()
-    for base, wide, expected in (
-        (PLAIN, False, False),
-        (SKIPPING, False, True),
-        (SKIPPING, True, False),
-        (PLAIN._replace(text_hidden=256), False, False),
-        (PLAIN._replace(batch_size=64, text_hidden=64), False, True),
-    ):
-        assert make_stack(sizes(base), 1, work, LIMITS, wide).text.skips == expected
 
 
 def test_settings_of_all_sizes_are_trained_in_one_call() -> None:
@@ -211,25 +203,25 @@ def test_settings_of_all_sizes_are_trained_in_one_call() -> None:
 
 @each_way
 @each_base
-def test_a_setting_that_diverges_leaves_the_others_alone(base: Setting, wide: bool) -> None:
+def test_a_setting_that_diverges_leaves_the_others_alone(base: Setting, on_gpu: bool) -> None:
     work = make_work()
     jobs = drawn(5, base)
     huge = (base._replace(learning_rate=1e30), 0)
-    results = stacked([jobs[0], huge, *jobs[1:]], work, slots=2, wide=wide)
+    results = stacked([jobs[0], huge, *jobs[1:]], work, slots=2, on_gpu=on_gpu)
     assert results[huge].status == "diverged"
     check_equals_fit(results, work)
-    for job, alone in stacked(jobs, work, slots=2, wide=wide).items():
+    for job, alone in stacked(jobs, work, slots=2, on_gpu=on_gpu).items():
         check_identical(alone, results[job])
 
 
 def grown(work: Work, base: Setting) -> Iterator[tuple[Stack, int, Setting, set[str]]]:
     """Yields a stack in training, with each of its slots and the names of its rows."""
-    for wide in (False, True):
+    for on_gpu in (False, True):
         settings = [base._replace(audio_hidden=n, video_hidden=17 - n, rank=n) for n in (1, 7, 16)]
         settings = [
             s._replace(text_hidden=base.text_hidden - 2 * i) for i, s in enumerate(settings)
         ]
-        stack = make_stack(sizes(settings[0]), 3, work, Limits(4, 4), wide)
+        stack = make_stack(sizes(settings[0]), 3, work, Limits(4, 4), on_gpu)
         list(stack.train((setting, 0) for setting in settings))
         for slot, setting in enumerate(settings):
             yield stack, slot, setting, {"weights", "grads", "first", "second", "best"}
@@ -241,11 +233,11 @@ def test_padded_units_stay_exactly_zero_in_weights_gradients_and_moments(base: S
     for stack, slot, setting, names in grown(work, base):
         model = initial_model(setting, 0, work.data.input_dims, 1).state_dict()
         ones = {name: torch.ones_like(value) for name, value in model.items()}
-        own = torch.empty(stack.layout.width)
-        stack.layout.pack(own, ones)
+        own = torch.empty(stack.parameters.width)
+        stack.parameters.pack(own, ones)
         assert 0 < own.sum() < len(own)
         for name in names:
-            row = stack.state[name][slot]
+            row = getattr(stack.all_slots, name)[slot]
             assert not row[own == 0].any(), name
             assert row[own == 1].count_nonzero() > 0.5 * own.sum(), name
 
@@ -254,18 +246,18 @@ def test_padded_units_stay_exactly_zero_in_weights_gradients_and_moments(base: S
 @each_base
 @pytest.mark.parametrize("padding", ["front", "nowhere"])
 def test_a_result_is_the_same_bit_for_bit_for_any_number_of_slots_and_any_neighbours(
-    padding: str, base: Setting, wide: bool
+    padding: str, base: Setting, on_gpu: bool
 ) -> None:
     work = make_work(padding=padding)
     jobs = drawn(5, base)
-    alone = stacked(jobs, work, slots=1, wide=wide)
+    alone = stacked(jobs, work, slots=1, on_gpu=on_gpu)
     for slots in (2, 3, 5):
-        for job, result in stacked(jobs, work, slots, wide=wide).items():
+        for job, result in stacked(jobs, work, slots, on_gpu=on_gpu).items():
             check_identical(result, alone[job])
-    for job, result in stacked(jobs[::-1], work, 4, wide=wide).items():
+    for job, result in stacked(jobs[::-1], work, 4, on_gpu=on_gpu).items():
         check_identical(result, alone[job])
     for job in jobs[:2]:
-        check_identical(stacked([job], work, 3, wide=wide)[job], alone[job])
+        check_identical(stacked([job], work, 3, on_gpu=on_gpu)[job], alone[job])
 
 
 @pytest.mark.parametrize(("batch_size", "text_hidden"), [(4, 64), (16, 64), (32, 128), (64, 256)])
@@ -291,9 +283,9 @@ def test_results_of_real_sizes_are_the_same_bit_for_bit_in_any_stack(
 
 
 @each_way
-def test_training_twice_gives_the_same(wide: bool) -> None:
+def test_training_twice_gives_the_same(on_gpu: bool) -> None:
     work, jobs = make_work("pom"), drawn(4, PLAIN)
-    first, second = (stacked(jobs, work, 2, wide=wide) for _ in range(2))
+    first, second = (stacked(jobs, work, 2, on_gpu=on_gpu) for _ in range(2))
     for job in jobs:
         check_identical(first[job], second[job])
 
@@ -348,11 +340,11 @@ def test_the_step_that_cuda_captures_stays_on_its_device_and_reads_nothing_back(
         each.vectors, each.ids = each.vectors.to("meta"), each.ids.to("meta")
         each.padding = each.padding.to("meta")
     data = work.data.to("meta")  # tensors without values: none can be read
-    stack = Stack(sizes(PLAIN), 3, data, words, work.task, LIMITS, wide=True)
+    stack = Stack(sizes(PLAIN), 3, data, words, work.task, LIMITS, on_gpu=True)
     assert stack.graphs
     with Devices() as devices:
         for batch in stack.batches:
-            stack.graphs.advance(len(batch))
+            stack.graphs.advance(stack._step, len(batch))
     assert devices.seen == {"meta"}
 
 

@@ -36,7 +36,7 @@ compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract
 
 
 @njit(inline="always", fastmath={"contract"})
-def _tanh(x: float) -> float:
+def _tanh(x: np.float32) -> np.float32:
     bound = _single(7.90531110763549805)
     x = bound if x > bound else x  # NaN stays NaN
     x = -bound if x < -bound else x
@@ -54,7 +54,7 @@ def _tanh(x: float) -> float:
 
 
 @njit(inline="always", fastmath={"contract"})
-def _sigmoid(x: float) -> float:
+def _sigmoid(x: np.float32) -> np.float32:
     half = _single(0.5)
     return _tanh(x * half) * half + half
 

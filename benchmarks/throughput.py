@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from model import LMF
 from search.jobs import Trainer, chunks
 from search.options import check_cuda, run_script, whole
-from search.workers import prepare, train_locally
+from search.workers import LocalBackend, prepare
 from train_mosi import EXPERIMENT, GRID, loss
 from training.lstm import Words, leading_zero_frames
 from training.reference import adam
@@ -139,7 +139,8 @@ def workers(
             lambda size: stack or default_slots(size, kind),
         )
 
-    results = [m for m in train_locally(timed(), trainer, data, devices) if isinstance(m, Result)]
+    messages = LocalBackend(devices).train(timed(), trainer, data)
+    results = [message for message in messages if isinstance(message, Result)]
     assert len(results) == len(settings)
     assert all(result.epochs == epochs or result.status == "diverged" for result in results)
     return time.perf_counter() - started[0]

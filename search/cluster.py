@@ -273,7 +273,7 @@ class Cluster:
         self.retries.jobs += left
         self.failed_starts += 1
         if self.failed_starts > ATTEMPTS * self.room():
-            raise RuntimeError(f"no worker can start on the cluster: {reason}")
+            raise InputError(f"no worker can start on the cluster: {reason}")
 
     def _waiting(self) -> Notice | None:
         """Returns a line when the tasks have been waiting for long."""

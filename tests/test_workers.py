@@ -23,6 +23,7 @@ from conftest import tiny_arrays
 
 from search import jobs, workers
 from search.jobs import Epoch, Trainer
+from search.process import CONTEXT
 from search.workers import LocalBackend
 from training.result import Data, Result, failed
 from training.setting import Setting
@@ -40,8 +41,9 @@ class Pretending:
 
     Args:
         marks: Where each attempt leaves a file.
-        fault: What happens to the job of rank 2: "death", "half a message", "no message",
-            "nonsense", "memory", "error", "standstill" (until there is a mark "go on") or "".
+        fault: What happens to the job of rank 2: "death", "half a message", "a stop"
+            (amid a message), "no message", "nonsense", "memory", "error", "standstill" (until
+            there is a mark "go on") or "".
         times: How many attempts at it go wrong.
     """
 
@@ -63,11 +65,12 @@ class Pretending:
             tell(failed(setting, seed, f"by {workers.__file__}")._replace(state_dict=LARGE))
 
     def go_wrong(self, tell: Callable[[Result | Epoch], None]) -> None:
-        if self.fault in ("half a message", "no message", "nonsense"):
+        if self.fault in ("half a message", "a stop", "no message", "nonsense"):
             driver = inspect.getclosurevars(tell).nonlocals["driver"]
-            if self.fault == "half a message":
+            if self.fault in ("half a message", "a stop"):
                 os.write(driver.fileno(), struct.pack("!i", 1000) + bytes(500))
-                os.kill(os.getpid(), signal.SIGKILL)
+                stop = self.fault == "a stop"
+                os.kill(os.getpid(), signal.SIGSTOP if stop else signal.SIGKILL)
             driver.send_bytes(b"\x80" if self.fault == "no message" else pickle.dumps("done"))
         if self.fault == "death":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -205,9 +208,30 @@ def test_a_forkserver_that_was_stopped_keeps_nothing_from_starting_or_ending(
     assert len(reasons(results)) == len(JOBS)
 
 
+def test_a_worker_that_is_stopped_amid_a_message_holds_nothing_up(tmp_path: Path) -> None:
+    trainer = Pretending(tmp_path, "a stop")
+    messages = LocalBackend(["cpu", "cpu"]).train(
+        iter([[job] for job in JOBS]), cast(Trainer, trainer), tiny_data()
+    )
+    results = []
+    for message in messages:
+        if isinstance(message, Result):
+            results.append(message)
+        if message is None and len(results) == len(JOBS) - 1:
+            break
+    messages.close()
+    assert set(reasons(results)) == {1, 3, 4, 5, 6}
+
+
+def test_what_a_cluster_s_head_loads_needs_no_torch() -> None:
+    code = "import search.mailbox, search.task, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def in_a_process(code: str, daemon: bool) -> None:
     """Runs code in a process that the forkserver forks, which imports nothing for it."""
-    process = workers._CONTEXT.Process(target=exec, args=(code,), daemon=daemon)
+    process = CONTEXT.Process(target=exec, args=(code,), daemon=daemon)
     process.start()
     process.join()
     assert process.exitcode == 0
@@ -221,9 +245,9 @@ def test_workers_start_with_all_that_is_to_be_loaded_from_any_directory(tmp_path
 if __name__ == "__main__":
     import sys
     sys.path.insert(0, {str(ROOT)!r})
-    from search import workers
+    from search import process, workers
     workers.prepare()
-    process = workers._CONTEXT.Process(target=exec, args=({code!r},))
+    process = process.CONTEXT.Process(target=exec, args=({code!r},))
     process.start()
     process.join()
 """

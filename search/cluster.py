@@ -194,7 +194,7 @@ class Cluster:
                 [arrays],
                 mailbox,
                 self.device,
-                torch.__version__,
+                str(torch.__version__),  # a class of torch's own otherwise
             )
             yield Notice(str(self))
             while self._send(chunks, task, shared):

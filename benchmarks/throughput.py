@@ -42,7 +42,7 @@ from data.files import make_folder
 from model import LMF
 from search.jobs import Trainer, chunks
 from search.options import Parser, check_cuda, run_script, whole, whole_between
-from search.workers import prepare, train_locally
+from search.workers import LocalBackend, prepare
 from train_mosi import EXPERIMENT, GRID, loss
 from training.lstm import Words, leading_zero_frames
 from training.reference import adam
@@ -140,7 +140,8 @@ def workers(
             lambda size: stack or default_slots(size, kind),
         )
 
-    results = [m for m in train_locally(timed(), trainer, data, devices) if isinstance(m, Result)]
+    messages = LocalBackend(devices).train(timed(), trainer, data)
+    results = [message for message in messages if isinstance(message, Result)]
     assert len(results) == len(settings)
     assert all(result.epochs == epochs or result.status == "diverged" for result in results)
     return time.perf_counter() - started[0]

@@ -16,6 +16,7 @@ from torch import Tensor
 import train_iemocap
 import train_mosi
 import train_pom
+from training import randomness
 from training.randomness import SeededDropout, batches, epoch_order, keep_mask, stream
 from training.reference import adam, evaluate, fit, initial_model, score
 from training.result import Data, EarlyStopping, Limits, Result

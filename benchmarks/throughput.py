@@ -44,7 +44,7 @@ from data.files import make_folder
 from model import LMF
 from search.jobs import Trainer, chunks
 from search.options import Parser, check_cuda, run_script, whole, whole_between
-from search.workers import prepare, train_locally
+from search.workers import LocalBackend, prepare
 from train_mosi import EXPERIMENT, GRID, loss
 from training.reference import adam
 from training.result import Data, Limits, Result
@@ -141,7 +141,8 @@ def workers(
             lambda size: stack or default_slots(size, kind),
         )
 
-    results = [m for m in train_locally(timed(), trainer, data, devices) if isinstance(m, Result)]
+    messages = LocalBackend(devices).train(timed(), trainer, data)
+    results = [message for message in messages if isinstance(message, Result)]
     assert len(results) == len(settings)
     assert all(result.epochs == epochs or result.status == "diverged" for result in results)
     return time.perf_counter() - started[0]

@@ -7,7 +7,6 @@ the results of a task that is still running. Ray is optional: requirements-clust
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -16,11 +15,8 @@ import secrets
 import shutil
 import signal
 import socket
-import tempfile
 import textwrap
-import threading
 import time
-import traceback
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -30,20 +26,15 @@ from typing import TYPE_CHECKING
 import joblib
 import torch
 
-from search import mailbox as posting
-from search.jobs import (
-    ATTEMPTS,
-    POLL_SECONDS,
-    Epoch,
-    Retries,
-    Trainer,
-    letter,
-    out_of_memory,
-    set_torch_up,
-)
+from search.jobs import ATTEMPTS, POLL_SECONDS, Retries, Trainer
+from search.mailbox import Mailbox
+from search.messages import Began, Epoch, Failed, Notice, Progress, Unfit
+from search.signals import ending_at_signals, holding_signals_back
+from search.task import train_task
+from search.temporary import own_folder
 from training.result import Data, Result
 from training.stacked import Job
-from utils import InputError, Split
+from utils import InputError
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -52,68 +43,9 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 5.0  # how old the number of the cluster's cores may be
 _WAIT_SECONDS = 20.0  # without a running task, until a line says so
-_MANY = 100_000  # tasks may be putting letters into the mailbox at a time
+_CALLS = 100_000  # of the mailbox that may wait at a time, one per task
+_SOCKET = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 _HEAD = {"node:__internal_head__": 0.001}  # the resource that Ray gives its head node alone
-
-
-def work(
-    number: int,
-    jobs: list[Job],
-    trainer: Trainer,
-    arrays: list[ObjectRef],
-    mailbox: ActorHandle,
-    device: str,
-    version: str,
-) -> str | None:
-    """The task: trains the jobs, telling that it begins, each result, and an error.
-
-    Returns why it could not go on, if memory ran out.
-    """
-
-    def tell(message: Result | Epoch | int | Exception) -> None:
-        posted = mailbox.put.remote(letter(message))
-        posted.future().result()  # ray.get would lend this task's core to another one
-
-    tell(number)
-    try:
-        _check(device, version)
-        set_torch_up()
-        trainer.train(jobs, _data(arrays[0], device), tell)
-    except InputError as error:
-        tell(error)
-    except Exception as error:
-        if reason := out_of_memory(error):
-            return reason
-        tell(RuntimeError(f"a worker failed:\n{traceback.format_exc()}"))
-    return None
-
-
-def _check(device: str, version: str) -> None:
-    where = f"a worker on {socket.gethostname()}: expected"
-    if _release(torch.__version__) != version:
-        raise InputError(
-            f"{where} torch {version}, as where the search runs, got {torch.__version__}; install "
-            "requirements-cluster.txt there"
-        )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"{where} a GPU that torch can use, found none; install a CUDA build of torch there, "
-            "and its driver"
-        )
-
-
-def _release(version: str) -> str:
-    return version.partition("+")[0]
-
-
-@functools.lru_cache(maxsize=1)  # a process works on many tasks
-def _data(arrays: ObjectRef, device: str) -> Data:
-    import ray
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor written to
-        splits = [Split(*map(torch.from_numpy, parts)) for parts in ray.get(arrays)]
-    return Data(*splits).to(device)
 
 
 class _Lost(InputError):
@@ -135,12 +67,14 @@ def connected(address: str, cuda: bool, jobs: int | None) -> Iterator[Cluster]:
     import ray
 
     lost = False
-    short = "/tmp" if address == "local" else None  # Ray puts sockets there: 107 characters at most
-    with tempfile.TemporaryDirectory("", "lmf-", short, ignore_cleanup_errors=True) as folder:
+    with own_folder(_SOCKET if address == "local" else 0) as folder:
         try:
-            with _own_signals(), warnings.catch_warnings():
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(ending_at_signals())  # and without Ray's handlers again
+                stack.enter_context(holding_signals_back(signal.SIGHUP, signal.SIGQUIT))
+                stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
-                _connect(address, cuda, jobs, Path(folder))
+                _connect(address, cuda, jobs, folder)
             yield Cluster(ray, cuda, jobs)
         except _Lost:
             lost = True
@@ -193,22 +127,7 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ends what is done within it at Ctrl-C, and takes Ray's signal handlers away again."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _some(count: int, noun: str) -> str:
+def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
@@ -227,7 +146,7 @@ class Cluster:
         self.sent = 0
         self.running: set[int] = set()  # numbers of tasks
         self.ran = time.monotonic()  # when one last was
-        self.stillborn = 0  # tasks in a row that ended before they began
+        self.failed_starts = 0  # tasks in a row that ended before they began
         self.unfinished: set[Job] = set()
         self.retries = Retries()
         if cuda and not self.slots():
@@ -235,7 +154,7 @@ class Cluster:
 
     def __str__(self) -> str:
         slots, nodes = self.slots(), sum(node["Alive"] for node in self.ray.nodes())
-        return f"Ray cluster: {_some(slots, self.resource)}, {_some(nodes, 'node')}"
+        return f"Ray cluster: {_counted(slots, self.resource)}, {_counted(nodes, 'node')}"
 
     def slots(self) -> int:
         """Returns how many tasks can run at a time, as of a few seconds ago: nodes come and go."""
@@ -250,8 +169,8 @@ class Cluster:
 
     def train(
         self, chunks: Iterator[list[Job]], trainer: Trainer, data: Data
-    ) -> Generator[Result | Epoch | str | None]:
-        """Yields results from the cluster, as `train_locally` does, and lines to be printed.
+    ) -> Generator[Progress]:
+        """Yields results from the cluster, as `LocalBackend.train` does, and lines to be printed.
 
         Args:
             chunks: Jobs that go to one task together; drawn as tasks end.
@@ -264,8 +183,8 @@ class Cluster:
         """
         ray = self.ray
         needs = {"num_cpus": 0, "num_gpus": 1} if self.device == "cuda" else {"num_cpus": 1}
-        task = ray.remote(max_retries=0, **needs)(posting.work)
-        actor = ray.remote(num_cpus=0, resources=_HEAD, max_concurrency=_MANY)(posting.Mailbox)
+        task = ray.remote(max_retries=0, **needs)(train_task)
+        actor = ray.remote(num_cpus=0, resources=_HEAD, max_concurrency=_CALLS)(Mailbox)
         mailbox = None
         try:
             mailbox = actor.remote()
@@ -275,8 +194,9 @@ class Cluster:
                 [arrays],
                 mailbox,
                 self.device,
-                _release(torch.__version__),
+                str(torch.__version__),  # a class of torch's own otherwise
             )
+            yield Notice(str(self))
             while self._send(chunks, task, shared):
                 yield from self._receive(mailbox)
         except (ray.exceptions.RayError, ConnectionError) as error:
@@ -302,27 +222,30 @@ class Cluster:
             self.tasks[ref] = self.sent, jobs
         return bool(self.tasks)
 
-    def _receive(self, mailbox: ActorHandle) -> Iterator[Result | Epoch | str | None]:
+    def _receive(self, mailbox: ActorHandle) -> Iterator[Progress]:
         """Yields what has come within a while."""
         wait, tasks = self.ray.wait, list(self.tasks)
         ended, _ = wait(tasks, num_returns=len(tasks), timeout=0)
-        letters = mailbox.take.remote(0 if ended else POLL_SECONDS)  # all that those have told
-        while not wait([letters], timeout=POLL_SECONDS)[0]:
+        posted = mailbox.take.remote(0 if ended else POLL_SECONDS)  # all that those have told
+        while not wait([posted], timeout=POLL_SECONDS)[0]:
             yield None
-        for message in map(pickle.loads, self.ray.get(letters)):
-            if isinstance(message, Exception):
-                raise message
-            if isinstance(message, int):
-                self.running.add(message)
-                self.stillborn = 0
-            elif isinstance(message, Epoch):
-                yield message
-            elif (job := (message.setting, message.seed)) in self.unfinished:
-                self.unfinished.remove(job)
-                yield message
+        for message in map(pickle.loads, self.ray.get(posted)):
+            match message:
+                case Began(number):
+                    self.running.add(number)
+                    self.failed_starts = 0
+                case Unfit(reason):
+                    raise InputError(reason)
+                case Failed(text):
+                    raise RuntimeError(f"a worker failed:\n{text}")
+                case Epoch() as epoch:
+                    yield epoch
+                case Result(setting, seed) as result if (setting, seed) in self.unfinished:
+                    self.unfinished.remove((setting, seed))
+                    yield result
         for ref in ended:
             yield from self._settle(ref)
-        yield self._notice()
+        yield self._waiting()
 
     def _settle(self, ref: ObjectRef) -> Iterator[Result]:
         """Decides what becomes of the unfinished jobs of a task that has ended."""
@@ -343,16 +266,16 @@ class Cluster:
         assert reason or not left
         if number in self.running:
             self.running.remove(number)
-            for result in self.retries.bury(left, reason):
+            for result in self.retries.worker_lost(left, reason):
                 self.unfinished.remove((result.setting, result.seed))
                 yield result
             return
         self.retries.jobs += left
-        self.stillborn += 1
-        if self.stillborn > ATTEMPTS * self.room():
-            raise RuntimeError(f"no worker can start on the cluster: {reason}")
+        self.failed_starts += 1
+        if self.failed_starts > ATTEMPTS * self.room():
+            raise InputError(f"no worker can start on the cluster: {reason}")
 
-    def _notice(self) -> str | None:
+    def _waiting(self) -> Notice | None:
         """Returns a line when the tasks have been waiting for long."""
         now = time.monotonic()
         if self.running:
@@ -361,4 +284,4 @@ class Cluster:
             return None
         self.ran = math.inf  # it is said once
         free = self.ray.available_resources().get(self.resource, 0)
-        return f"waiting for a {self.resource}: the cluster has {self.count}, {free:g} free"
+        return Notice(f"waiting for a {self.resource}: the cluster has {self.count}, {free:g} free")

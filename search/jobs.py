@@ -7,12 +7,13 @@ import io
 import os
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
+from search.messages import Epoch, Progress
 from training.parameters import Sizes, sizes
 from training.reference import fit
 from training.result import Data, Limits, Result, Task, failed
@@ -28,16 +29,6 @@ _NO_MEMORY = (  # of the errors for which torch has no class
 _CHUNK_STACKS = 4  # how many stacks' worth of settings a worker is given at once
 _DRAWN_AHEAD = 24  # chunks' worth of settings that are drawn to sort them by size
 POLL_SECONDS = 0.2  # how long the driver may be deaf to Ctrl-C
-
-
-class Epoch(NamedTuple):
-    """One epoch's losses, told while a setting trains."""
-
-    setting: Setting
-    seed: int
-    epoch: int
-    train_loss: float
-    valid_loss: float
 
 
 class Trainer(NamedTuple):
@@ -66,6 +57,20 @@ class Trainer(NamedTuple):
             jobs, data, self.task, self.limits, slots=self.stack, on_epoch=listener
         ):
             tell(result)
+
+
+class Backend(Protocol):
+    """Where settings train: worker processes on this machine, or a cluster's."""
+
+    def slots(self) -> int:
+        """Returns how many chunks are trained at a time."""
+        ...
+
+    def train(
+        self, chunks: Iterator[list[Job]], trainer: Trainer, data: Data
+    ) -> Generator[Progress]:
+        """Yields what comes of the chunks, as it comes."""
+        ...
 
 
 def chunks(
@@ -117,8 +122,8 @@ class Retries:
         """Returns what a worker is to train next, if there is anything."""
         return [self.jobs.pop()] if self.jobs else next(chunks, None)
 
-    def bury(self, jobs: Sequence[Job], reason: str) -> Iterator[Result]:
-        """Decides what becomes of a dead worker's jobs; yields those that are given up."""
+    def worker_lost(self, jobs: Sequence[Job], reason: str) -> Iterator[Result]:
+        """Decides what becomes of a lost worker's jobs; yields those that are given up."""
         for job in jobs:
             self.deaths[job] += 1
             if self.deaths[job] >= ATTEMPTS:
@@ -144,8 +149,8 @@ class _Pickler(pickle.Pickler):
     }
 
 
-def letter(message: object) -> bytes:
-    """Returns a message, as workers send it, for `pickle.loads`."""
+def pickled(message: object) -> bytes:
+    """Returns a message as workers send it, for `pickle.loads`."""
     buffer = io.BytesIO()
     _Pickler(buffer).dump(message)
     return buffer.getvalue()

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import torch
 
+from search.signals import ending_at_signals
 from utils import InputError
 
 HYPERPARAMS_FILE = Path(__file__).parent.parent / "hyperparams.txt"
@@ -208,7 +209,8 @@ def _words(options: Mapping[str, object]) -> Iterator[str]:
 def run_script(main: Callable[[], object]) -> None:
     """Runs a script's main; bad input ends it with one line and exit status 2."""
     try:
-        main()
+        with ending_at_signals():
+            main()
     except InputError as error:
         message = " ".join(str(error).split())
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import platform
-import signal
 import statistics
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import joblib
@@ -22,13 +20,15 @@ from search.cluster import connected
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
 from search.hyperparams import read_hyperparams
-from search.jobs import Epoch, Trainer, chunks
+from search.jobs import Backend, Trainer, chunks
 from search.leaderboard import Leaderboard
+from search.messages import Epoch, Notice
 from search.provenance import Provenance
 from search.records import Records
 from search.run_files import RunFiles
+from search.signals import end_by, ending_at_signals
 from search.table import Table
-from search.workers import prepare, train_locally
+from search.workers import LocalBackend, prepare
 from training.parameters import Sizes
 from training.result import Data, Limits, Result
 from training.setting import Setting, describe, model_config
@@ -66,7 +66,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
         _provenance(experiment, options, emotion),
     )
     run = _Search(experiment, options, emotion, plan, data, records)
-    with _Signals(run.end), records:
+    with ending_at_signals(run.end), records:
         return run.run()
 
 
@@ -141,10 +141,8 @@ class _Search:
         if self.finished < self.wanted and not self.interrupt:
             self._train()
         self._print_best()
-        if self.interrupt == signal.SIGINT:
-            raise KeyboardInterrupt
         if self.interrupt:
-            sys.exit(128 + self.interrupt)
+            end_by(self.interrupt)
         return self.records.files.csv
 
     def _take_back(self, table: Table) -> None:
@@ -186,38 +184,33 @@ class _Search:
             self.options.stack,
             self.options.verbose,
         )
+        kind = "cuda" if self.options.cuda else "cpu"
+        left = self.wanted - self.finished
+
+        def stack(size: Sizes) -> int:
+            return self.options.stack or default_slots(size, kind)
+
         bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
-        with bar, self._messages(trainer) as messages:
-            for message in messages:
-                if isinstance(message, Result):
-                    self._keep(message, bar)
-                elif message:
-                    bar.write(_epoch_line(message) if isinstance(message, Epoch) else message)
-                if self.interrupt:
-                    break
+        with bar, self._backend() as backend:
+            work = chunks(self._jobs(), left, backend.slots, stack)
+            with contextlib.closing(backend.train(work, trainer, self.data)) as messages:
+                for message in messages:
+                    match message:
+                        case Result():
+                            self._keep(message, bar)
+                        case Epoch():
+                            bar.write(_epoch_line(message))
+                        case Notice(line):
+                            bar.write(line)
+                    if self.interrupt:
+                        break
 
-    @contextmanager
-    def _messages(self, trainer: Trainer) -> Iterator[Iterator[Result | Epoch | str | None]]:
-        """Has what is left trained, here or on a cluster, until it is left."""
-        options, left = self.options, self.wanted - self.finished
-        kind = "cuda" if options.cuda else "cpu"
-
-        def work(workers: Callable[[], int]) -> Iterator[list[Job]]:
-            def stack(size: Sizes) -> int:
-                return options.stack or default_slots(size, kind)
-
-            return chunks(self._jobs(), left, workers, stack)
-
+    def _backend(self) -> contextlib.AbstractContextManager[Backend]:
+        """Returns what the settings train on: this machine's workers or a cluster's."""
+        options = self.options
         if options.cluster:
-            with connected(options.cluster, options.cuda, options.jobs) as cluster:
-                print(cluster)
-                with closing(cluster.train(work(cluster.slots), trainer, self.data)) as messages:
-                    yield messages
-        else:
-            devices = self._devices()
-            mine = work(lambda: len(devices))
-            with closing(train_locally(mine, trainer, self.data, devices)) as messages:
-                yield messages
+            return connected(options.cluster, options.cuda, options.jobs)
+        return contextlib.nullcontext(LocalBackend(self._devices()))
 
     def _keep(self, result: Result, bar: tqdm) -> None:
         config = model_config(result.setting, self.data.input_dims, self.options.output_dim)
@@ -269,27 +262,6 @@ class _Search:
             )
         print(f"\nresults: {self.records.files.csv}  and {self.records.files.json}")
         print(f"best model: {self.records.files.model}")
-
-
-class _Signals:
-    """While it is entered, the first Ctrl-C or SIGTERM asks for an end; the second forces it."""
-
-    def __init__(self, handler: Callable[[int], None]) -> None:
-        self.handler = handler
-
-    def __enter__(self) -> None:
-        self.before = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._ask)
-
-    def _ask(self, number: int, _: object) -> None:
-        signal.signal(number, self.before[number])
-        self.handler(number)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def _mean(values: Sequence[float]) -> str:

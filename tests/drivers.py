@@ -3,7 +3,8 @@
 python tests/drivers.py     (a request per line of its input, an answer per line of its output)
 
 Each driver is forked from this process, which has imported all that a script imports, and takes
-its workers from one forkserver. A moment is the n-th call that the driver makes in a phase of its
+its workers from one forkserver. It ignores Ctrl-C's signals at first, as what a script starts with
+`&` does. A moment is the n-th call that the driver makes in a phase of its
 work, so that it doesn't depend on the machine's speed.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -118,6 +120,8 @@ def _drive(options: dict[str, object], fuse: _Fuse, output: Path) -> None:
     from train_mosi import main
 
     os.setsid()
+    for ignored in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_IGN)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -135,7 +139,7 @@ def _drive(options: dict[str, object], fuse: _Fuse, output: Path) -> None:
         os._exit(status)
 
 
-def _children(process: int) -> Iterator[int]:
+def children(process: int) -> Iterator[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
@@ -154,7 +158,7 @@ def _answer(request: str, folder: Path) -> Answer:
     _, status = os.waitpid(process, 0)
     workers = forkserver._forkserver._forkserver_pid  # pyright: ignore
     deadline = time.monotonic() + SECONDS
-    while (left := list(_children(workers))) and time.monotonic() < deadline:
+    while (left := list(children(workers))) and time.monotonic() < deadline:
         time.sleep(0.005)
     phase, calls = json.loads(report.read_text()) if report.exists() else ("", {})
     return Answer(os.waitstatus_to_exitcode(status), phase, calls, output.read_text(), left)

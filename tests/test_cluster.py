@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ import train_mosi
 from search import cluster, jobs, mailbox
 from search.cluster import Cluster, connected
 from search.jobs import Trainer
+from search.messages import Notice
 from training.result import Result
 from training.stacked import Job
 from utils import InputError
@@ -55,9 +57,11 @@ def running(mark: str) -> list[str]:
     return found
 
 
-def folders() -> set[Path]:
-    """Returns the folders of clusters that were started here."""
-    return {*Path("/tmp").glob("lmf-*"), *Path("/tmp/ray").glob("session_2*")}
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """The folder of temporary files: a path that is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -122,24 +126,31 @@ def test_where_no_cluster_answers_a_script_ends_with_one_line(
     assert f"--cluster {address}: expected a running Ray cluster, got: " in message
 
 
-def test_an_interrupted_search_leaves_nothing_of_its_own_cluster(
-    options: Options, tmp_path: Path
+def test_an_own_cluster_leaves_nothing_when_interrupted_nor_after_the_next_one_when_killed(
+    options: Options, folder: Path
 ) -> None:
-    mark = f"LMF_TEST={tmp_path}"
-    before = folders()
-    process = interrupted(options, "local", {"LMF_TEST": str(tmp_path)})
-    assert process.returncode == 130
-    assert not running(mark)
-    assert folders() <= before
-    assert 1 <= len(rows(Path(str(options["output_path"])) / "results_mosi_1.csv")) < 5000
+    marks = {"TMPDIR": str(folder), "LMF_TEST": f"killed in {folder}"}
+    killed = begun(options, "local", marks)
+    killed.kill()
+    killed.communicate()
+    (left,) = folder.iterdir()
+    process = interrupted(
+        {**options, "run_id": 2}, "local", {**marks, "LMF_TEST": ""}, signal.SIGHUP
+    )
+    assert process.returncode == 128 + signal.SIGHUP
+    assert not running(f"TMPDIR={folder}")
+    assert not running(f"LMF_TEST={marks['LMF_TEST']}")
+    assert not left.exists()
+    assert not list(folder.iterdir())
+    assert 1 <= len(rows(Path(str(options["output_path"])) / "results_mosi_2.csv")) < 5000
 
 
 def interrupted(
-    options: Options, address: str, environment: dict[str, str]
+    options: Options, address: str, environment: dict[str, str], number: int = signal.SIGINT
 ) -> subprocess.Popen[str]:
-    """Returns a long search that was ended by Ctrl-C after its first setting."""
+    """Returns a long search that was ended by a signal after its first setting."""
     process = begun(options, address, environment)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+    os.killpg(process.pid, number)  # as a terminal does: to all of its processes
     output, errors = process.communicate(timeout=60)
     assert errors == ""
     assert "the best settings by validation" in output
@@ -250,7 +261,7 @@ def test_few_tasks_are_sent_ahead_of_those_that_run(ray: ModuleType, tmp_path: P
     )
     for message in messages:
         finished += isinstance(message, Result)
-        assert drawn - finished <= 3 + mailbox._LETTERS  # two cores, and one task ahead
+        assert drawn - finished <= 3 + mailbox._ROOM  # two cores, and one task ahead
         if finished == 20:
             break
     messages.close()
@@ -279,8 +290,8 @@ def test_a_stack_is_trained_on_a_node_that_joins_when_its_own_is_lost(
             (node,) = nodes.worker_nodes
             nodes.remove_node(node, allow_graceful=False)
             lost = True
-        elif lost and not joined and isinstance(message, str):
-            assert message.startswith("waiting for a CPU: ")
+        elif lost and not joined and isinstance(message, Notice) and "waiting" in message.line:
+            assert message.line.startswith("waiting for a CPU: ")
             nodes.add_node(num_cpus=2)
             joined = True
     assert joined

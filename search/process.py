@@ -1,0 +1,188 @@
+"""A worker process: how the driver sees it, and what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection, forkserver, parent_process, reduction
+from typing import IO, NamedTuple, Protocol
+
+import torch
+
+from search.jobs import Trainer, out_of_memory, pickled, set_torch_up
+from search.messages import Epoch, Failed, OutOfMemory, Ready
+from search.signals import ENDING
+from training.result import Data, Result
+from training.stacked import Job
+from utils import InputError, Split
+
+CONTEXT = multiprocessing.get_context("forkserver")
+_PART = 2**20  # bytes of a message, read at once
+
+
+class Worker:
+    """A worker process, as the driver sees it."""
+
+    def __init__(self, trainer: Trainer, data_file: DataFile, device: str) -> None:
+        self.device = device
+        self.started = False
+        self.ready = False  # for jobs
+        self.reason = ""  # why it is about to end
+        self.jobs: list[Job] = []  # those that it was given and has not finished
+        self.unread = bytearray()
+        self.connection, theirs = connection.Pipe()
+        arguments = (theirs, trainer, data_file, device)
+        self.process = CONTEXT.Process(target=_work, args=arguments, daemon=True)
+        _wake_forkserver()
+        try:
+            with theirs:
+                self.process.start()
+        except (OSError, EOFError) as error:
+            self.connection.close()
+            raise InputError(
+                f"a worker process can't be started: {error}; give fewer --jobs, or free memory"
+            ) from None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for jobs."""
+        return self.ready and not self.jobs
+
+    def give(self, jobs: list[Job]) -> None:
+        """Has it train these jobs."""
+        self.jobs, self.ready = list(jobs), False
+        with contextlib.suppress(ConnectionError):  # it died; reading from it will tell
+            self.connection.send(jobs)
+
+    def receive(self) -> Iterator[object]:
+        """Yields the messages that have come, and whether the worker died.
+
+        Waits for nothing, as a worker may be stopped or killed amid a message: what has come of
+        one is kept until the rest comes.
+        """
+        part = b""
+        with contextlib.suppress(OSError):
+            part = os.read(self.connection.fileno(), _PART)
+        if not part:
+            yield Died("")
+            return
+        self.unread += part
+        while (message := _first_message(self.unread)) is not None:
+            try:
+                yield pickle.loads(message)
+            except Exception as error:
+                yield Died(f"its worker sent what can't be read: {error!r}")
+                return
+
+    def ending(self) -> str:
+        """Returns how it ended."""
+        code = self.process.exitcode or 0
+        how = signal.Signals(-code).name if code < 0 else f"status {code}"
+        return f"its worker ended with {how}"
+
+
+class Died(NamedTuple):
+    """Takes the place of a message of a worker that is gone, or that can't be understood."""
+
+    reason: str
+
+
+def _first_message(unread: bytearray) -> bytes | None:
+    """Takes a message out, if it is whole: its length comes first, as `Connection` writes it."""
+    end = 4 + int.from_bytes(unread[:4], "big")
+    if len(unread) < end:
+        return None
+    message = bytes(unread[4:end])
+    del unread[:end]
+    return message
+
+
+def end_workers(workers: Sequence[Worker]) -> None:
+    """Kills them, and waits until they have ended."""
+    for worker in workers:
+        worker.process.kill()
+    _wake_forkserver()
+    for worker in workers:
+        worker.process.join()
+        worker.connection.close()
+
+
+def _wake_forkserver() -> None:
+    """Has the process that workers are forked from go on if it was stopped: it starts and joins."""
+    process = forkserver._forkserver._forkserver_pid  # pyright: ignore
+    if process:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+
+def saved(data: Data) -> IO[bytes]:
+    """Returns the data in a file without a name: nothing is left of it, however a process ends."""
+    try:
+        with contextlib.ExitStack() as until_saved:
+            file = until_saved.enter_context(tempfile.TemporaryFile())
+            torch.save([split[:] for split in data], file)
+            file.flush()
+            until_saved.pop_all()
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch covers it up
+        raise InputError(
+            f"the workers' copy of the data can't be written to a temporary file: {cause}; free "
+            "space there, or set TMPDIR to another folder"
+        ) from None
+    return file
+
+
+class DataFile(NamedTuple):
+    """An open file that turns into a path to it for the process that it is given to."""
+
+    file: IO[bytes]
+
+    def __reduce__(self) -> tuple[Callable[[_Descriptor], str], tuple[_Descriptor]]:
+        return _path, (reduction.DupFd(self.file.fileno()),)
+
+
+class _Descriptor(Protocol):
+    def detach(self) -> int: ...
+
+
+def _path(descriptor: _Descriptor) -> str:
+    return f"/dev/fd/{descriptor.detach()}"
+
+
+def _work(driver: connection.Connection, trainer: Trainer, data_file: str, device: str) -> None:
+    """The worker process: trains what comes through the pipe until it is killed."""
+    for number in ENDING:  # the driver ends its workers
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    set_torch_up()
+
+    def tell(message: Result | Epoch | Ready | OutOfMemory | Failed) -> None:
+        driver.send_bytes(pickled(message))
+
+    try:
+        splits = torch.load(data_file, mmap=device == "cpu", weights_only=True)
+        data = Data(*(Split(*parts) for parts in splits)).to(device)
+        tell(Ready())
+        while True:
+            trainer.train(driver.recv(), data, tell)
+            tell(Ready())
+    except (EOFError, ConnectionError):
+        return  # the driver is gone
+    except Exception as error:
+        reason = out_of_memory(error)
+        tell(OutOfMemory(reason) if reason else Failed(traceback.format_exc()))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent:
+        parent.join()
+    os._exit(1)

@@ -1,0 +1,102 @@
+"""What a cluster's workers run: a task that trains jobs and tells what came of them.
+
+For ray://HOST:PORT, a process of Ray's on the head node loads this module, in a thread, where
+torch's libraries can't always be loaded (then MKL ends the process). So torch, and all that needs
+it, is imported where it is used: in the workers.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import socket
+import traceback
+import warnings
+from typing import TYPE_CHECKING
+
+from search.messages import Began, Epoch, Failed, Unfit
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+    from training.result import Data, Result
+
+
+def train_task(
+    number: int,
+    jobs: bytes,
+    trainer: bytes,
+    arrays: list[ObjectRef],
+    mailbox: ActorHandle,
+    device: str,
+    version: str,
+) -> str | None:
+    """Trains the jobs, telling the mailbox that it begins, each result, and an error.
+
+    Args:
+        number: Of this task.
+        jobs: Pickled.
+        trainer: Pickled.
+        arrays: The data, in Ray's store: a list, so that Ray doesn't read them for each task.
+        mailbox: Takes what this tells.
+        device: "cpu" or "cuda".
+        version: Of the search's torch.
+
+    Returns:
+        Why it could not go on, if memory ran out.
+    """
+    from search.jobs import out_of_memory, pickled, set_torch_up
+
+    def tell(message: Began | Epoch | Result | Unfit | Failed) -> None:
+        posted = mailbox.put.remote(pickled(message))
+        posted.future().result()  # ray.get would lend this task's core to another one
+
+    job_list, own_trainer = pickle.loads(jobs), pickle.loads(trainer)
+    tell(Began(number))
+    try:
+        if reason := _unfit(device, version):
+            tell(Unfit(f"a worker on {socket.gethostname()}: {reason}"))
+            return None
+        set_torch_up()
+        own_trainer.train(job_list, _data(arrays[0], device), tell)
+    except Exception as error:
+        if reason := out_of_memory(error):
+            return reason
+        tell(Failed(traceback.format_exc()))
+    return None
+
+
+def _unfit(device: str, version: str) -> str:
+    """Returns why this machine can't train what the search's can; "" if it can."""
+    import torch
+
+    if _release(torch.__version__) != _release(version):
+        return (
+            f"expected torch {_release(version)}, as where the search runs, got "
+            f"{torch.__version__}; install requirements-cluster.txt there"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        return (
+            "expected a GPU that torch can use, found none; install a CUDA build of torch there, "
+            "and its driver"
+        )
+    return ""
+
+
+def _release(version: str) -> str:
+    return version.partition("+")[0]
+
+
+@functools.lru_cache(maxsize=1)  # a process works on many tasks
+def _data(arrays: ObjectRef, device: str) -> Data:
+    import ray
+    import torch
+
+    from training.result import Data
+    from utils import Split
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor written to
+        splits = [Split(*map(torch.from_numpy, parts)) for parts in ray.get(arrays)]
+    return Data(*splits).to(device)

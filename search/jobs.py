@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from search.messages import Epoch, Progress
 from training.parameters import Sizes, sizes
@@ -157,7 +158,7 @@ def pickled(message: object) -> bytes:
 
 
 def set_torch_up() -> None:
-    """Makes torch compute as all workers do, which rows depend on.
+    """Makes torch and BLAS compute as all workers do, which rows depend on.
 
     Source:
         torch's notes on TF32, on by default in cuDNN, and on nn.LSTM, which is deterministic on
@@ -166,4 +167,5 @@ def set_torch_up() -> None:
     torch.backends.cudnn.allow_tf32 = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
     torch.set_num_threads(1)
+    threadpool_limits(1)  # whatever the environment says: small products suffer from threads
     torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down

@@ -50,7 +50,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     """
     plan = _plan(experiment, options, emotion)
     if not options.cluster:
-        prepare()
+        prepare(compiled=options.stack != 1 and not options.cuda)
     train, valid, test, _ = experiment.load(options, emotion)
     data = Data(train, valid, test)
     outputs = data.train.label.shape[1]

@@ -23,14 +23,18 @@ from training.stacked import Job
 from utils import InputError
 
 PRELOADED = ("search.process", "sklearn.metrics")
+COMPILED = ("search.preloaded",)  # imports them, and compiles the fast path
 _SOCKET = len("/pymp-12345678/listener-12345678")  # where multiprocessing puts its socket
 _OPEN_FILES = 65_536  # as many as there may be, if the machine allows it
 _FILES_PER_WORKER = 3  # in the driver: a connection and two pipes
 _SPARE_FILES = 32
 
 
-def prepare() -> None:
+def prepare(compiled: bool = True) -> None:
     """Starts the process that workers are forked from; it imports torch while the data load.
+
+    Args:
+        compiled: Whether it compiles the fast path for a CPU, or loads what was compiled before.
 
     Raises:
         InputError: This process can't have worker processes.
@@ -41,7 +45,7 @@ def prepare() -> None:
             "start that one with daemon=False"
         )
     _raise_file_limit()
-    CONTEXT.set_forkserver_preload(list(PRELOADED))
+    CONTEXT.set_forkserver_preload(list(COMPILED if compiled else PRELOADED))
     try:
         with holding_signals_back():
             resource_tracker.ensure_running()

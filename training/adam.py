@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from training.lstm_cpu import compiled
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
@@ -41,7 +42,7 @@ def adam_on_gpu(
     weights.addcdiv_(first * -rate, denominator)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@compiled
 def adam_on_cpu(
     start: int,
     stop: int,

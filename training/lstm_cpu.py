@@ -18,6 +18,8 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +34,18 @@ from training.words import Words
 _TILE = 4  # rows that are multiplied together
 _BLAS_ROWS = 64  # from which on BLAS, which copies its operands for each call, is faster
 _single = np.float32
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+
+
+def compiled(function: Callable, fastmath: Collection[str] = ("contract",)) -> Callable:
+    """Has numba compile a function, and keep the result on the disk if it finds a place there.
+
+    "contract" makes x * y + z one instruction. NaN and infinity stay what they are.
+    """
+    options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder can be written to
+        return njit(**options)(function)
 
 
 @njit(inline="always", fastmath={"contract"})
@@ -84,7 +97,7 @@ def multiply(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int) -> None:
                 out[b + 3, j] += d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+@partial(compiled, fastmath={"contract", "reassoc"})  # sums in the order that vectors take
 def multiply_transposed(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int) -> None:
     """Writes the product of x's first rows and w's transpose into out, as `multiply` does.
 
@@ -389,6 +402,11 @@ def _backward_all(
         weights = _weights(rows[k], starts, features, width)
         d_weights = _weights(grads[k], starts, features, width)
         backward(d_final[k], text, weights, _of_member(traces, k), scratch, d_weights)
+
+
+def compiled_in() -> str | None:
+    """Returns the folder in which numba keeps what it has compiled, None if it has none."""
+    return _forward_all.stats.cache_path
 
 
 class TextOnCpu:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import errno
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -220,6 +221,13 @@ def read_options(flags: Parser, options: Mapping[str, object] | None) -> argpars
         )
     if read.cuda and not read.cluster:
         check_cuda()
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"expected a working directory, from which workers can start, got none "
+            f"({error.strerror}); change to a folder that exists"
+        ) from None
     return read
 
 

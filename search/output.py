@@ -41,9 +41,8 @@ class _Stream:
     def _try(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, ValueError) as error:  # a ValueError: it was closed
-            known = isinstance(error, OSError)
-            self.lost = self.lost or OutputError(*error.args if known else (None, str(error)))
+        except OSError as error:
+            self.lost = self.lost or OutputError(*error.args)
         if self.lost and not self.drops:
             raise self.lost
 
@@ -57,22 +56,26 @@ def checked_output(drops: bool) -> Iterator[None]:
     """
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:  # in the place of streams that were closed
-        sys.stdout = _Stream(before[0] or nowhere, drops)
-        sys.stderr = _Stream(before[1] or nowhere, drops=True)
+        output, errors = (stream if _is_open(stream) else nowhere for stream in before)
+        sys.stdout, sys.stderr = _Stream(output, drops), _Stream(errors, drops=True)
         try:
             yield
         finally:
             sys.stdout, sys.stderr = before
-            for stream in filter(None, before):
+            for stream in filter(_is_open, before):
                 _empty(stream)
+
+
+def _is_open(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed
 
 
 def _empty(stream: TextIO) -> None:
     """Flushes a stream; what can't be written is forgotten, or else it would fail again later."""
     try:
         stream.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
             number = stream.fileno()
             kept = os.dup(number)
             os.dup2(nowhere.fileno(), number)

@@ -20,7 +20,7 @@ from search.experiment import Experiment
 from search.options import parser, read_options, run_script
 from search.search import search
 from training.result import Data, Scored, Task
-from utils import EMOTIONS, InputError, load_iemocap
+from utils import EMOTIONS, InputError
 
 GRID = {
     "audio_hidden": [4, 8, 16, 32],
@@ -78,14 +78,13 @@ EXPERIMENT = Experiment(
     name="iemocap",
     grid=GRID,
     columns=COLUMNS,
-    load=lambda options, emotion: load_iemocap(options.data_path, emotion or "", options.max_len),
     task=make_task,
 )
 
 
 def main(options: Mapping[str, object] | None = None) -> list[Path]:
     """Searches as the command line's flags, or a dict of them, say; returns the CSVs' paths."""
-    flags = parser(__doc__, "iemocap", epochs=100, output_dim=2)
+    flags = parser(__doc__, EXPERIMENT.name, epochs=100, output_dim=2)
     flags.add_argument("--emotion", default="happy", help=f"{', '.join(EMOTIONS)}, or all")
     read = read_options(flags, options)
     if read.emotion not in (*EMOTIONS, "all"):

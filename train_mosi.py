@@ -18,7 +18,7 @@ from search.experiment import Experiment
 from search.options import parser, read_options, run_script
 from search.search import search
 from training.result import Scored, Task
-from utils import correlation, load_mosi
+from utils import correlation
 
 GRID = {
     "audio_hidden": [4, 8, 16],
@@ -98,14 +98,13 @@ EXPERIMENT = Experiment(
     name="mosi",
     grid=GRID,
     columns=COLUMNS,
-    load=lambda options, _: load_mosi(options.data_path, options.max_len),
     task=lambda data: Task(output_dim=1, loss=loss, loss_divisor=1, scores=scores),
 )
 
 
 def main(options: Mapping[str, object] | None = None) -> Path:
     """Searches as the command line's flags, or a dict of them, say; returns the CSV's path."""
-    flags = parser(__doc__, "mosi", epochs=500, output_dim=1)
+    flags = parser(__doc__, EXPERIMENT.name, epochs=500, output_dim=1)
     return search(EXPERIMENT, read_options(flags, options))
 
 

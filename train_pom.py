@@ -17,7 +17,7 @@ from search.experiment import Experiment
 from search.options import parser, read_options, run_script
 from search.search import search
 from training.result import Scored, Task
-from utils import correlation, load_pom
+from utils import correlation
 
 GRID = {
     "audio_hidden": [4, 8, 16],
@@ -100,14 +100,13 @@ EXPERIMENT = Experiment(
     name="pom",
     grid=GRID,
     columns=COLUMNS,
-    load=lambda options, _: load_pom(options.data_path, options.max_len),
     task=lambda data: Task(output_dim=16, loss=loss, loss_divisor=16, scores=scores),
 )
 
 
 def main(options: Mapping[str, object] | None = None) -> Path:
     """Searches as the command line's flags, or a dict of them, say; returns the CSV's path."""
-    flags = parser(__doc__, "pom", epochs=500, output_dim=16)
+    flags = parser(__doc__, EXPERIMENT.name, epochs=500, output_dim=16)
     return search(EXPERIMENT, read_options(flags, options))
 
 

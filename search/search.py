@@ -71,7 +71,10 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     )
     run = _Search(experiment, options, emotion, plan, data, records)
     with ending_at_signals(run.end), records:
-        return run.run()
+        run.run()
+    if run.interrupt:
+        end_by(run.interrupt)
+    return records.files.csv
 
 
 def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | None) -> Plan:
@@ -143,8 +146,8 @@ class _Search:
         """Asks for an end, by this signal."""
         self.interrupt = number
 
-    def run(self) -> Path:
-        """Trains what is left, prints how it went, and returns the CSV's path."""
+    def run(self) -> None:
+        """Trains what is left, and prints how it went."""
         self._take_in(self.records.read())
         self.wanted = self.plan.count * self.options.repeats
         self.finished = self.plan.count_done(self.done)
@@ -152,9 +155,6 @@ class _Search:
         if self.finished < self.wanted and not self.interrupt:
             self._train()
         self._print_best()
-        if self.interrupt:
-            end_by(self.interrupt)
-        return self.records.files.csv
 
     def _take_in(self, table: Table) -> None:
         """Notes what earlier commands finished, also with another grid and other seeds."""

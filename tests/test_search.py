@@ -464,7 +464,7 @@ def test_a_search_takes_no_more_memory_in_a_grid_beyond_all_bounds(
     names: Sequence[str], options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
     least = {name: 2 if RANGES[name].whole else 0.001 for name in Setting._fields}
-    grid = {name: (least[name] * i for i in range(1, 101)) for name in names}
+    grid = {name: [least[name] * i for i in range(1, 101)] for name in names}
     choices = [f"{name}={','.join(f'{value:g}' for value in grid[name])}" for name in grid]
     options |= {"grid": choices, "settings": 2, "epochs": 1}
     first = rows(train_mosi.main(options))

@@ -9,7 +9,7 @@ Shapes use: B batch, T time steps, D features of one modality, R rank, O outputs
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import torch
@@ -133,15 +133,15 @@ class LMF(nn.Module):
         input_dims: Features of (audio, video, text).
         hidden_dims: Widths of the (audio, video, text) subnetworks.
         text_out: Width of the text subnetwork's output.
-        dropouts: Probabilities for (audio, video, text, post-fusion). The fourth may be left out
-            and must be 0: the release built such a layer, never applied it, and no result has it.
+        dropouts: Probabilities for (audio, video, text, post-fusion). The fourth may be left out:
+            the release built such a layer and never applied it. A warning says so.
         output_dim: Outputs: 1 for MOSI, 2 for IEMOCAP, 16 for POM.
         rank: Rank of the fusion's weight tensor.
         use_softmax: Whether `forward` returns probabilities. Leave it off for training with
             cross-entropy, which expects logits.
 
     Raises:
-        ValueError: A post-fusion dropout other than 0, or a wrong number of sizes.
+        ValueError: A wrong number of sizes.
 
     Source:
         Paper, section 3. Xavier initialisation of the factors as 3-D tensors, as in the release:
@@ -165,9 +165,10 @@ class LMF(nn.Module):
                 f"{tuple(input_dims)}, {tuple(hidden_dims)} and {tuple(dropouts)}"
             )
         if any(dropouts[3:]):
-            raise ValueError(
-                f"post-fusion dropout is {dropouts[3]}, but LMF has no layer after the fusion and "
-                "the release never applied this dropout: pass 0 or three dropouts"
+            warnings.warn(
+                f"the fourth dropout, {dropouts[3]}, is not applied: LMF has no layer after the "
+                "fusion, and the released code never applied it either",
+                stacklevel=2,
             )
         self.use_softmax = use_softmax
 
@@ -220,8 +221,11 @@ class LMF(nn.Module):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of files that look like none of torch's
                 checkpoint = torch.load(path, map_location=device, weights_only=True)
-            model = cls(**checkpoint["config"])
-            model.load_state_dict(checkpoint["state_dict"])
+            with torch.device("meta"):  # shapes without memory, whatever the file asks for
+                model = cls(**checkpoint["config"])
+            state = checkpoint["state_dict"]
+            _check_alike(model.state_dict(), state)
+            model.load_state_dict(state, assign=True)
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
         except Exception as error:  # other files make torch.load raise anything
@@ -230,3 +234,13 @@ class LMF(nn.Module):
                 f"else ({type(error).__name__})"
             ) from error
         return model.to(device).eval()
+
+
+def _check_alike(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless two state_dicts have the same names, shapes and dtypes."""
+    ours, theirs = (
+        {name: (value.shape, value.dtype) for name, value in one.items()}
+        for one in (expected, state)
+    )
+    if ours != theirs:
+        raise ValueError("its weights are not of the sizes that it names")

@@ -6,13 +6,11 @@ python train_iemocap.py --emotion all --hyperparams
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from search.columns import Columns
@@ -20,7 +18,7 @@ from search.experiment import Experiment
 from search.options import parser, read_options, run_script
 from search.search import search
 from training.result import Data, Scored, Task
-from utils import EMOTIONS, InputError, load_iemocap
+from utils import EMOTIONS, InputError, accuracy, binary_f1, weighted_f1
 
 GRID = {
     "audio_hidden": [4, 8, 16, 32],
@@ -51,7 +49,7 @@ def loss(output: Tensor, label: Tensor) -> Tensor:
 
 
 def scores(scored: Scored, present: int) -> dict[str, float]:
-    """Returns the test scores by CSV column.
+    """Returns the test scores by CSV column; NaN where the test split has one class only.
 
     Args:
         scored: What they are computed from.
@@ -60,11 +58,9 @@ def scores(scored: Scored, present: int) -> dict[str, float]:
     output, label = scored.test_output.argmax(axis=1), scored.test_label.argmax(axis=1)
     return {
         "Test CrossEntropyLoss": scored.test_loss,
-        "Test F1-score": f1_score(label, output, average="weighted"),
-        "Test Accuracy Score": accuracy_score(label, output),
-        "Test F1-score of the emotion": (
-            f1_score(label == present, output == present) if present in label else math.nan
-        ),
+        "Test F1-score": weighted_f1(output, label),
+        "Test Accuracy Score": accuracy(output, label),
+        "Test F1-score of the emotion": binary_f1(output == present, label == present),
     }
 
 
@@ -78,14 +74,13 @@ EXPERIMENT = Experiment(
     name="iemocap",
     grid=GRID,
     columns=COLUMNS,
-    load=lambda options, emotion: load_iemocap(options.data_path, emotion or "", options.max_len),
     task=make_task,
 )
 
 
 def main(options: Mapping[str, object] | None = None) -> list[Path]:
     """Searches as the command line's flags, or a dict of them, say; returns the CSVs' paths."""
-    flags = parser(__doc__, "iemocap", epochs=100, output_dim=2)
+    flags = parser(__doc__, EXPERIMENT.name, epochs=100, output_dim=2)
     flags.add_argument("--emotion", default="happy", help=f"{', '.join(EMOTIONS)}, or all")
     read = read_options(flags, options)
     if read.emotion not in (*EMOTIONS, "all"):

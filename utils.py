@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -192,6 +193,25 @@ def correlation(output: np.ndarray, label: np.ndarray) -> float:
     if np.ptp(output) == 0 or np.ptp(label) == 0:
         return math.nan
     return float(np.corrcoef(output, label)[0, 1])
+
+
+def accuracy(output: np.ndarray, label: np.ndarray) -> float:
+    """Returns how often two (N,) agree, NaN where the labels are all of one class."""
+    return float((output == label).mean()) if _several(label) else math.nan
+
+
+def weighted_f1(output: np.ndarray, label: np.ndarray) -> float:
+    """Returns the F1 of each class, weighted by its share; NaN where there is one class only."""
+    return float(f1_score(label, output, average="weighted")) if _several(label) else math.nan
+
+
+def binary_f1(output: np.ndarray, label: np.ndarray) -> float:
+    """Returns the F1 of what is true in two boolean (N,); NaN where there is one class only."""
+    return float(f1_score(label, output)) if _several(label) else math.nan
+
+
+def _several(label: np.ndarray) -> bool:
+    return len(np.unique(label)) > 1
 
 
 def checksum(path: Path) -> str:

@@ -37,8 +37,6 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.lstm import Words, leading_zero_frames
-
 from benchmarks import write_csv
 from data.files import make_folder
 from model import LMF
@@ -50,6 +48,7 @@ from training.reference import adam
 from training.result import Data, Limits, Result
 from training.setting import Setting, model_config
 from training.stacked import Job, default_slots
+from training.words import Words, leading_zero_frames
 from utils import Split, load_mosi
 
 SIZES = [(batch, text) for text in GRID["text_hidden"] for batch in GRID["batch_size"]]

@@ -3,66 +3,107 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
 from typing import NamedTuple
-
-import numpy as np
 
 from search.columns import Columns
 from search.grid import Grid, Settings, shuffled
 from search.table import Table
 from training.result import Data, Task
 from training.setting import Setting
-from utils import Splits
+from training.stacked import Job
+from utils import Loaded, load_corpus
 
 
 class Experiment(NamedTuple):
     """What sets one data set's search apart.
 
     Attributes:
-        name: Of the data set: that of its pickle, and of its table in hyperparams.txt.
+        name: Of the data set: that of its row in the table of corpora, and so of its pickle and
+            of its table in hyperparams.txt.
         grid: The released search space.
         columns: Of the CSV.
-        load: The loader, given the options and IEMOCAP's emotion.
         task: The loss and the scores, given the data.
     """
 
     name: str
     grid: Grid
     columns: Columns
-    load: Callable[[argparse.Namespace, str | None], Splits]
     task: Callable[[Data], Task]
+
+    def load(self, options: argparse.Namespace, emotion: str | None) -> Loaded:
+        """Returns the data that the options name, and the checksum of the file they come from."""
+        return load_corpus(options.data_path, self.name, options.max_len, emotion)
 
 
 class Plan(NamedTuple):
-    """What a command is to train.
+    """What a command is to train: settings, each with several seeds.
 
     Attributes:
         settings: All that there are.
         count: How many of them, the first ones in the search's order.
-        in_order: Whether that is the order in which they stand; else a random one of the seed.
+        in_order: Whether that is the order in which they stand; else the random one of a seed.
+        seeds: Those of each setting; the first one draws the order.
         names: What single settings are called in hyperparams.txt.
     """
 
     settings: Settings | list[Setting]
     count: int
     in_order: bool
+    seeds: range
     names: dict[Setting, str]
 
-    def positions(self, seed: int) -> Iterator[np.ndarray]:
-        """Yields the positions of the settings to train, in blocks."""
+    @property
+    def total(self) -> int:
+        """How many settings there are, those beyond `count` included."""
+        return self.settings.size if isinstance(self.settings, Settings) else len(self.settings)
+
+    def jobs_left(self, done: Set[int]) -> Iterator[Job]:
+        """Yields the settings and seeds to train, in the search's order.
+
+        Args:
+            done: The numbers, as `find` gives them, of those that need no training any more.
+        """
+        for position in self._positions():
+            for number, seed in enumerate(self.seeds, position * len(self.seeds)):
+                if number not in done:
+                    yield self.settings[position], seed
+
+    def count_done(self, done: Set[int]) -> int:
+        """Returns how many of the trainings to do are done."""
+        if self.count == self.total:
+            return len(done)
+        seeds_done = Counter(number // len(self.seeds) for number in done)
+        count = 0
+        for position in self._positions():
+            if not seeds_done:  # of a large grid, usually after its first settings
+                break
+            count += seeds_done.pop(position, 0)
+        return count
+
+    def find(self, table: Table) -> set[int]:
+        """Returns a number for each row that is one of the trainings, whether to do or not."""
+        if isinstance(self.settings, Settings):
+            positions = self.settings.positions(table.values, table.places).tolist()
+        else:
+            position = {setting: i for i, setting in enumerate(self.settings)}
+            positions = [position.get(setting, -1) for setting, *_ in table.rows()]
+        rows = zip(positions, table.seeds.tolist(), strict=True)
+        return {
+            position * len(self.seeds) + self.seeds.index(seed)
+            for position, seed in rows
+            if position >= 0 and seed in self.seeds
+        }
+
+    def _positions(self) -> Iterator[int]:
+        """Yields the positions of the settings to train."""
+        if self.in_order:
+            yield from range(self.count)
+            return
         left = self.count
-        everything = [np.arange(self.count)]
-        for block in everything if self.in_order else shuffled(len(self.settings), seed):
-            yield block[:left]
+        for block in shuffled(self.total, self.seeds[0]):
+            yield from block[:left].tolist()
             left -= len(block)
             if left <= 0:
                 return
-
-    def find(self, table: Table) -> np.ndarray:
-        """Returns the positions of a table's settings: (rows,), negative for those not planned."""
-        if isinstance(self.settings, Settings):
-            return self.settings.positions(table.values, table.places)
-        position = {setting: i for i, setting in enumerate(self.settings)}
-        found = [position.get(setting, -1) for setting, *_ in table.rows()]
-        return np.array(found, dtype=np.int64)

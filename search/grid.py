@@ -1,9 +1,10 @@
-"""Which settings a search trains: the grid, its random order, and hyperparams.txt."""
+"""Which settings a search trains: all of a grid, in the random order of a seed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,24 +14,30 @@ from utils import InputError, total
 Grid = Mapping[str, Sequence[float]]
 
 _BLOCK = 2**16  # positions that are shuffled at a time
+_PERMUTED = 16  # at most so many are permuted by numpy
+_MOST_SETTINGS = 2**120  # the halves of a position are numbers of at most 64 bits
 
 
 class Settings(Sequence[Setting]):
-    """All settings of a grid, made when asked for: nine million of them take no memory."""
+    """All settings of a grid, made when asked for: nine million of them take no memory.
+
+    Attributes:
+        size: How many there are; `len` can't tell from 2**63 on.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self.grid = {name: list(grid[name]) for name in Setting._fields}
+        self.size = stride = total(self.grid)
         self._places: list[dict[float, int]] = []  # what each value adds to a setting's position
-        stride = total(self.grid)
         for values in self.grid.values():
             stride //= len(values)
             self._places.append({value: i * stride for i, value in enumerate(values)})
 
     def __len__(self) -> int:
-        return total(self.grid)
+        return self.size
 
     def __getitem__(self, position: int) -> Setting:
-        if not 0 <= position < len(self):
+        if not 0 <= position < self.size:
             raise IndexError(position)
         chosen = []
         for values in reversed(self.grid.values()):
@@ -39,35 +46,48 @@ class Settings(Sequence[Setting]):
         return Setting._make(reversed(chosen))
 
     def positions(self, values: Sequence[Sequence[float]], places: np.ndarray) -> np.ndarray:
-        """Returns the positions of many settings at once: (n,), negative for those not in the grid.
+        """Returns the positions of many settings at once: (n,), -1 for those not in the grid.
 
         Args:
             values: What each hyperparameter can be.
             places: Where in `values` each setting's are: (hyperparameters, n).
         """
-        found = np.zeros(places.shape[1], dtype=np.int64)
-        for place, known, column in zip(self._places, values, places, strict=True):
-            steps = [place.get(value, -len(self)) for value in known]
-            found += np.array(steps, dtype=np.int64)[column]
-        return found
+        found = np.zeros(places.shape[1], dtype=np.int64 if self.size < 2**63 else object)
+        known = np.ones(places.shape[1], dtype=bool)
+        for place, of_hyperparameter, column in zip(self._places, values, places, strict=True):
+            steps = [place.get(value, -1) for value in of_hyperparameter]
+            column = np.array(steps, dtype=found.dtype)[column]
+            known &= (column >= 0).astype(bool)
+            found = found + column
+        return np.where(known, found, -1)
 
 
 def shuffled(count: int, seed: int) -> Iterator[np.ndarray]:
     """Yields 0 ... count - 1, each once, in a random order, in blocks and without a list of them.
 
+    The blocks are of int64, or of Python's numbers where these are too large for it.
+
     Source:
         A Feistel network permutes the numbers of 2b bits, four rounds as in Luby, Rackoff, "How to
-        construct pseudorandom permutations", 1988; numbers beyond count are passed over.
+        construct pseudorandom permutations", 1988; numbers beyond count are passed over. On few
+        numbers four rounds are not uniform: these are permuted by numpy.
     """
-    bits = max(1, math.ceil((count - 1).bit_length() / 2))
+    if count <= _PERMUTED:
+        yield np.random.default_rng(seed).permutation(count)
+        return
+    bits = math.ceil((count - 1).bit_length() / 2)
     mask = np.uint64(2**bits - 1)
     for start in range(0, 4**bits, _BLOCK):
         block = np.arange(start, min(start + _BLOCK, 4**bits), dtype=np.uint64)
         left, right = block >> np.uint64(bits), block & mask
         for key in np.random.SeedSequence(seed).generate_state(4, np.uint64):
             left, right = right, left ^ (_mix(right + key) & mask)
-        block = left << np.uint64(bits) | right
-        yield block[block < count].astype(np.int64)
+        if count < 2**63:
+            block = left << np.uint64(bits) | right
+            yield block[block < count].astype(np.int64)
+        else:
+            block = left.astype(object) << bits | right.astype(object)
+            yield block[(block < count).astype(bool)]
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -77,7 +97,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ x >> np.uint64(31)
 
 
-def narrow(grid: Grid, choices: Iterable[str]) -> dict[str, list[float]]:
+def narrow(grid: Grid, choices: Sequence[str]) -> dict[str, list[float]]:
     """Returns the grid with the values of some hyperparameters replaced.
 
     Args:
@@ -85,8 +105,12 @@ def narrow(grid: Grid, choices: Iterable[str]) -> dict[str, list[float]]:
         choices: Each NAME=VALUE[,VALUE...], as --grid takes them.
 
     Raises:
-        InputError: A choice is not of this form, or is made twice.
+        InputError: A choice is not of this form, or is made twice; or the grid is too large.
     """
+    written = " ".join(choices)
+    meant = re.sub(r" *([,=]) *", r"\1", written)
+    if meant != written:
+        raise InputError(f"--grid: expected no spaces: --grid {meant}; got --grid {written}")
     chosen: dict[str, list[float]] = {}
     for choice in choices:
         name, equals, texts = choice.partition("=")
@@ -99,4 +123,7 @@ def narrow(grid: Grid, choices: Iterable[str]) -> dict[str, list[float]]:
         if name in chosen or len(set(values)) < len(values):
             raise InputError(f"--grid: expected {name}'s values once each, got some twice")
         chosen[name] = values
-    return {name: chosen.get(name, list(values)) for name, values in grid.items()}
+    narrowed = {name: chosen.get(name, list(values)) for name, values in grid.items()}
+    if total(narrowed) > _MOST_SETTINGS:
+        raise InputError(f"--grid: expected at most 2**120 settings, got {total(narrowed):.0e}")
+    return narrowed

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.corpora import CORPORA
+from data.files import InputError, open_regular
 from training.setting import Setting, parse_value
-from utils import InputError
+
+HYPERPARAMS_FILE = Path(__file__).parent.parent / "hyperparams.txt"
+_LARGEST = 2**24  # bytes
 
 
 def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> dict[str, Setting]:
     """Returns the settings that a file like hyperparams.txt lists for a data set, by name.
 
-    The file has a table per data set: a line [mosi], [iemocap] or [pom], a line of column names
+    The file has a table per data set: a line with its name, such as [pom], a line of column names
     (name, then the hyperparameters in the order of the CSV files), a line per setting. From # on
     a line is comment.
 
@@ -24,10 +28,14 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
     Raises:
         InputError: A line is not understood, or there is no such setting.
     """
+    with open_regular(path, "expected a text file of settings, got none") as file:
+        content = file.read(_LARGEST + 1)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected a text file of settings, got: {error}") from None
+    if len(content) > _LARGEST:
+        raise InputError(f"{path}: expected a file of settings of at most {_LARGEST:,} bytes")
     tables: dict[str, dict[str, Setting]] = {}
     table: dict[str, Setting] | None = None
     header: list[str] | None = None
@@ -52,9 +60,10 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
     found = tables.get(data_set, {})
     missing = [name for name in names if name not in found]
     if missing or not found:
+        unpublished = path == HYPERPARAMS_FILE and not found
         raise InputError(
             f"{path}: expected a setting for {' and '.join(missing) or data_set}, got none"
-            f"{' (none was published for MOSI)' if data_set == 'mosi' else ''}; "
+            f"{f' (none was published for {CORPORA[data_set].title})' if unpublished else ''}; "
             f"add a row to its table [{data_set}]"
         )
     return {name: found[name] for name in names or found}
@@ -62,8 +71,9 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
 
 def _new_table(words: list[str], tables: dict[str, dict[str, Setting]]) -> dict[str, Setting]:
     name = words[0].strip("[]")
-    if words != [f"[{name}]"] or name not in ("mosi", "iemocap", "pom"):
-        raise InputError(f"expected [mosi], [iemocap] or [pom], got {' '.join(words)!r}")
+    if words != [f"[{name}]"] or name not in CORPORA:
+        known = ", ".join(f"[{name}]" for name in CORPORA)
+        raise InputError(f"expected one of {known}, got {' '.join(words)!r}")
     if name in tables:
         raise InputError(f"expected one table per data set, got [{name}] again")
     return tables.setdefault(name, {})

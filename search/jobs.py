@@ -43,8 +43,31 @@ class Trainer(NamedTuple):
     def train(
         self, jobs: Sequence[Job], data: Data, tell: Callable[[Result | Epoch], None]
     ) -> None:
-        """Trains the jobs, telling each result as soon as it is there."""
+        """Trains the jobs, telling each result as soon as it is there.
 
+        A setting whose numbers overflow fails; the others are trained without it.
+        """
+        left = list(jobs)
+
+        def note(message: Result | Epoch) -> None:
+            if isinstance(message, Result):
+                left.remove((message.setting, message.seed))
+            tell(message)
+
+        try:
+            self._train(jobs, data, note)
+        except (ArithmeticError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "overflow" not in str(error):
+                raise
+            if len(left) == 1:
+                tell(failed(*left[0], str(error)))
+                return
+            for job in left:  # each alone, to tell which of them it was
+                self.train([job], data, tell)
+
+    def _train(
+        self, jobs: Sequence[Job], data: Data, tell: Callable[[Result | Epoch], None]
+    ) -> None:
         def on_epoch(setting: Setting, seed: int, epoch: int, train: float, valid: float) -> None:
             tell(Epoch(setting, seed, epoch, train, valid))
 

@@ -6,7 +6,7 @@ import sklearn.metrics  # noqa: F401
 
 import search.process  # noqa: F401
 from search.jobs import set_torch_up
-from training.compilation import compile_fast_path
+from training.warm_up import compile_fast_path
 
 set_torch_up()
 compile_fast_path()

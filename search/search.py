@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.files import InputError, printable
 from search.cluster import connected
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
@@ -23,6 +24,7 @@ from search.hyperparams import read_hyperparams
 from search.jobs import Backend, Trainer, chunks
 from search.leaderboard import Leaderboard
 from search.messages import Epoch, Notice
+from search.output import checked_output
 from search.provenance import Provenance
 from search.records import Records
 from search.run_files import RunFiles
@@ -33,9 +35,9 @@ from training.parameters import Sizes
 from training.result import Data, Limits, Result
 from training.setting import Setting, describe, model_config
 from training.stacked import Job, default_slots
-from utils import InputError, checksum
 
 
+@checked_output(drops=True)
 def search(experiment: Experiment, options: argparse.Namespace, emotion: str | None = None) -> Path:
     """Trains what the options ask for and has not been trained yet; returns the CSV's path.
 
@@ -51,8 +53,10 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     plan = _plan(experiment, options, emotion)
     if not options.cluster:
         prepare(compiled=options.stack != 1 and not options.cuda)
-    train, valid, test, _ = experiment.load(options, emotion)
-    data = Data(train, valid, test)
+    loaded = experiment.load(options, emotion)
+    for note in loaded.notes:
+        _say(note)
+    data = Data(*loaded.splits)
     outputs = data.train.label.shape[1]
     if options.output_dim != outputs:
         raise InputError(
@@ -63,43 +67,53 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     records = Records(
         RunFiles.named(stem, Path(options.output_path), Path(options.model_path)),
         experiment.columns,
-        _provenance(experiment, options, emotion),
+        _provenance(experiment, options, emotion, loaded.sha256),
     )
     run = _Search(experiment, options, emotion, plan, data, records)
     with ending_at_signals(run.end), records:
-        return run.run()
+        run.run()
+    if run.interrupt:
+        end_by(run.interrupt)
+    return records.files.csv
 
 
 def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | None) -> Plan:
+    """Returns the settings that hyperparams.txt lists, or those of the grid."""
+    names: dict[Setting, list[str]] = {}
     if options.hyperparams:
-        names = (emotion,) if emotion else ()
-        found = read_hyperparams(Path(options.hyperparams), experiment.name, names)
-        called: dict[Setting, list[str]] = {}
+        chosen = (emotion,) if emotion else ()
+        found = read_hyperparams(Path(options.hyperparams), experiment.name, chosen)
         for name, setting in found.items():
-            called.setdefault(setting, []).append(name)
-        settings = list(called)
-        labels = {setting: ", ".join(names) for setting, names in called.items()}
-        return Plan(settings, min(len(settings), options.settings or len(settings)), True, labels)
-    settings = Settings(narrow(experiment.grid, options.grid or ()))
-    return Plan(settings, min(len(settings), options.settings or len(settings)), False, {})
+            names.setdefault(setting, []).append(name)
+        settings, total = list(names), len(names)
+    else:
+        settings = Settings(narrow(experiment.grid, options.grid or ()))
+        total = settings.size
+    return Plan(
+        settings,
+        count=min(total, options.settings or total),
+        in_order=bool(options.hyperparams),
+        seeds=range(options.seed, options.seed + options.repeats),
+        names={setting: ", ".join(called) for setting, called in names.items()},
+    )
 
 
 def _provenance(
-    experiment: Experiment, options: argparse.Namespace, emotion: str | None
+    experiment: Experiment, options: argparse.Namespace, emotion: str | None, sha256: str
 ) -> Provenance:
-    path = Path(options.data_path) / f"{experiment.name}.pkl"
     return Provenance(
         data_set=experiment.name,
         emotion=emotion,
-        data_file=str(path),
+        data_file=str(Path(options.data_path) / f"{experiment.name}.pkl"),
         fixed={
-            "data sha256": checksum(path),
+            "data sha256": sha256,
             "epochs": options.epochs,
             "patience": options.patience,
             "max_len": options.max_len,
             "output_dim": options.output_dim,
             "seed": options.seed,
             "device": "cuda" if options.cuda else "cpu",
+            "path": "reference" if options.stack == 1 else "fast",
             "torch": torch.__version__.split("+")[0],
             "columns": experiment.columns.all(),
         },
@@ -124,7 +138,7 @@ class _Search:
         self.experiment, self.options, self.plan = experiment, options, plan
         self.data, self.records = data, records
         self.about = {"data_set": experiment.name, "emotion": emotion}
-        self.done = np.zeros(len(plan.settings) * options.repeats, dtype=bool)
+        self.done: set[int] = set()  # numbers of trainings, as the plan gives them
         self.leaderboard = Leaderboard(options.repeats)
         self.interrupt: int | None = None  # the signal that asked for an end
 
@@ -132,41 +146,25 @@ class _Search:
         """Asks for an end, by this signal."""
         self.interrupt = number
 
-    def run(self) -> Path:
-        """Trains what is left, prints how it went, and returns the CSV's path."""
-        self._take_back(self.records.read())
+    def run(self) -> None:
+        """Trains what is left, and prints how it went."""
+        self._take_in(self.records.read())
         self.wanted = self.plan.count * self.options.repeats
-        self.finished = self._count_finished()
+        self.finished = self.plan.count_done(self.done)
         self._print_head()
         if self.finished < self.wanted and not self.interrupt:
             self._train()
         self._print_best()
-        if self.interrupt:
-            end_by(self.interrupt)
-        return self.records.files.csv
 
-    def _take_back(self, table: Table) -> None:
-        """Takes in what earlier commands finished, also with another grid and other seeds."""
-        repeats = table.seeds - self.options.seed
-        table = table.where((repeats >= 0) & (repeats < self.options.repeats))
+    def _take_in(self, table: Table) -> None:
+        """Notes what earlier commands finished, also with another grid and other seeds."""
+        seeds = self.plan.seeds
+        table = table.where((table.seeds >= seeds[0]) & (table.seeds <= seeds[-1]))
         self.leaderboard.add_all(table)
-        positions = self.plan.find(table)
-        done = positions * self.options.repeats + table.seeds - self.options.seed
-        self.done[done[positions >= 0]] = True
-
-    def _count_finished(self) -> int:
-        if self.plan.count == len(self.plan.settings):
-            return int(self.done.sum())
-        done = self.done.reshape(-1, self.options.repeats)
-        return sum(int(done[block].sum()) for block in self.plan.positions(self.options.seed))
+        self.done = self.plan.find(table)
 
     def _jobs(self) -> Iterator[Job]:
-        repeats = self.options.repeats
-        for block in self.plan.positions(self.options.seed):
-            for position in block[~self.done.reshape(-1, repeats)[block].all(axis=1)]:
-                for repeat in range(repeats):
-                    if not self.done[position * repeats + repeat]:
-                        yield self.plan.settings[int(position)], self.options.seed + repeat
+        return self.plan.jobs_left(self.done)
 
     def _devices(self) -> list[str]:
         if self.options.cluster:
@@ -230,38 +228,44 @@ class _Search:
             f"{result.seconds:.1f} s",
             describe(result.setting, result.seed),
         ]
-        bar.write("  ".join(parts))
+        bar.write(printable("  ".join(parts)))
 
     def _print_head(self) -> None:
         options, sizes = self.options, "/".join(str(len(split)) for split in self.data)
         device = ", ".join(sorted(set(self._devices())))
-        print(
+        _say(
             f"{self.experiment.name}: {sizes} examples (train/valid/test), "
             f"audio, video, text of {', '.join(map(str, self.data.input_dims))} features; "
             f"{device}, seed {options.seed}, torch {torch.__version__}"
         )
-        print(
-            f"{self.plan.count:,} of {len(self.plan.settings):,} settings, {options.repeats} "
+        _say(
+            f"{self.plan.count:,} of {self.plan.total:,} settings, {options.repeats} "
             f"seed{'s' * (options.repeats > 1)} each; {self.finished:,} of {self.wanted:,} are done"
         )
-        print(f"results: {self.records.files.csv}  model: {self.records.files.model}")
+        _say(f"results: {self.records.files.csv}  model: {self.records.files.model}")
         if self.finished >= self.wanted:
-            print("nothing is left to train: all of them are in the results")
+            _say("nothing is left to train: all of them are in the results")
 
     def _print_best(self) -> None:
         columns = self.experiment.columns
         best = self.leaderboard.best()
         if not best:
-            print("no setting is finished yet")
+            _say("no setting is finished yet")
             return
-        print(f"\nthe best settings by validation ({columns.valid_loss} | {columns.headline})")
+        print()
+        _say(f"the best settings by validation ({columns.valid_loss} | {columns.headline})")
         for place, standing in enumerate(best, 1):
-            print(
+            _say(
                 f"{place}. {_mean(standing.valid_losses)} | {_mean(standing.test_scores)}  "
                 f"{describe(standing.setting)}"
             )
-        print(f"\nresults: {self.records.files.csv}  and {self.records.files.json}")
-        print(f"best model: {self.records.files.model}")
+        print()
+        _say(f"results: {self.records.files.csv}  and {self.records.files.json}")
+        _say(f"best model: {self.records.files.model}")
+
+
+def _say(line: str) -> None:
+    print(printable(line))
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -25,7 +25,13 @@ from types import FrameType
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTING, TRAINING, ROW, MODEL = PHASES = ("starting", "training", "writing a row", "the model")
+STARTING, TRAINING, ROW, MODEL, ENDING = PHASES = (
+    "starting",
+    "training",
+    "writing a row",
+    "the model",
+    "ending",
+)
 SECONDS = 120  # more than anything here takes
 
 
@@ -93,6 +99,8 @@ class _Fuse:
         if event not in ("call", "c_call"):
             return
         phase = _phase(frame)
+        if phase == STARTING and self.calls[TRAINING]:
+            phase = ENDING
         self.calls[phase] += 1
         if (phase, self.calls[phase]) == self.moment:
             self.write(phase)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -12,9 +16,8 @@ import train_iemocap
 import train_mosi
 import train_pom
 from search.grid import Grid, Settings, narrow, shuffled
-from search.hyperparams import read_hyperparams
-from search.options import HYPERPARAMS_FILE
-from training.setting import Setting, parse_value
+from search.hyperparams import HYPERPARAMS_FILE, read_hyperparams
+from training.setting import RANGES, Setting, parse_value
 from utils import InputError, total
 
 SMALL = {name: [1.0] for name in Setting._fields} | {
@@ -81,7 +84,7 @@ def test_hyperparams_file_has_the_published_settings(
 
 
 def test_hyperparams_file_says_that_none_was_published_for_mosi() -> None:
-    with pytest.raises(InputError, match="none was published for MOSI"):
+    with pytest.raises(InputError, match="none was published for CMU-MOSI"):
         read_hyperparams(HYPERPARAMS_FILE, "mosi")
     assert "None was published" in HYPERPARAMS_FILE.read_text()
 
@@ -134,11 +137,22 @@ def test_a_bad_hyperparams_line_is_named_by_its_number(
         read_hyperparams(path, "mosi")
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00binary", b""])
-def test_a_file_without_settings_is_refused(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.write_bytes(b"\xff\xfe\x00binary"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"#" * 2**25),
+        lambda path: path.mkdir(),
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+    ],
+    ids=["missing", "binary", "empty", "huge", "a folder", "a pipe", "a device"],
+)
+def test_a_file_without_settings_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
-    if content is not None:
-        path.write_bytes(content)
+    make(path)
     with pytest.raises(InputError, match=r"mine\.txt: expected"):
         read_hyperparams(path, "pom")
 
@@ -152,6 +166,20 @@ def test_settings_of_a_grid_are_all_its_combinations() -> None:
     places = np.unravel_index(np.arange(18), [len(SMALL[name]) for name in Setting._fields])
     values = [SMALL[name] for name in Setting._fields]
     assert settings.positions(values, np.array(places)).tolist() == list(range(18))
+
+
+def test_a_grid_may_have_more_settings_than_int64_can_number() -> None:
+    settings = Settings({name: np.linspace(0.1, 0.9, 100).tolist() for name in Setting._fields})
+    assert settings.size == 100**11
+    drawn = next(shuffled(settings.size, 0))[:50].tolist()
+    assert 0 <= min(drawn) < max(drawn) < settings.size
+    assert max(drawn) > 2**63
+    chosen = [settings[i] for i in drawn]
+    values = [list(column) for column in zip(*chosen, strict=True)]
+    places = np.tile(np.arange(50), (len(values), 1))
+    assert settings.positions(values, places).tolist() == drawn
+    values[3][7] = 0.95  # not in the grid
+    assert settings.positions(values, places).tolist() == [*drawn[:7], -1, *drawn[8:]]
 
 
 def test_settings_end_as_sequences_do() -> None:
@@ -178,6 +206,49 @@ def test_shuffled_is_a_permutation(count: int, seed: int) -> None:
     order = np.concatenate(list(shuffled(count, seed)))
     np.testing.assert_array_equal(np.sort(order), np.arange(count))
     np.testing.assert_array_equal(order, np.concatenate(list(shuffled(count, seed))))
+
+
+def deviations(counts: np.ndarray, freedom: int) -> float:
+    """Returns by how many of its standard deviations chi-square is above its mean."""
+    chi_square = ((counts - counts.mean()) ** 2).sum() / counts.mean()
+    return (chi_square - freedom) / math.sqrt(2 * freedom)
+
+
+def test_few_settings_are_drawn_uniformly() -> None:
+    seeds, found = range(4000), []
+    for size in range(2, 17):
+        drawn = np.array([next(shuffled(size, seed)) for seed in seeds])
+        places = np.array([np.bincount(place, minlength=size) for place in drawn.T])
+        found.append(deviations(places, (size - 1) ** 2))
+        if size in (3, 4):
+            _, orders = np.unique(drawn, axis=0, return_counts=True)
+            found.append(deviations(orders, math.factorial(size) - 1))
+    assert max(found) < 5
+    assert sum(found) / math.sqrt(len(found)) < 4
+
+
+def test_the_order_of_larger_grids_stays_as_it_is() -> None:
+    assert np.concatenate(list(shuffled(17, 3))).tolist() == [
+        3,
+        14,
+        6,
+        12,
+        5,
+        0,
+        1,
+        16,
+        4,
+        11,
+        13,
+        9,
+        15,
+        8,
+        10,
+        2,
+        7,
+    ]
+    first = [4224839, 6519395, 3799321, 5433885, 4836906]
+    assert next(shuffled(8_957_952, 0))[:5].tolist() == first
 
 
 def test_shuffled_looks_random_and_depends_on_the_seed() -> None:
@@ -227,11 +298,18 @@ def test_narrow_replaces_the_values_that_are_given() -> None:
         (["rank=1", "rank=4"], "twice"),
         (["audio_dropout=0.1,0.10"], "twice"),
         (["=1"], "NAME=VALUE"),
+        (["rank=1,", "4"], "no spaces: --grid rank=1,4; got --grid rank=1, 4"),
+        (["rank", "=", "1", "batch_size=8"], "no spaces: --grid rank=1 batch_size=8;"),
     ],
 )
 def test_a_bad_choice_of_the_grid_is_refused(choices: list[str], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         narrow(SMALL, choices)
+
+
+def test_a_grid_of_more_settings_than_can_be_drawn_is_refused() -> None:
+    with pytest.raises(InputError, match=r"at most 2\*\*120 settings, got 2e\+36"):
+        narrow({name: range(1, 2001) for name in Setting._fields}, [])
 
 
 @pytest.mark.parametrize(
@@ -242,11 +320,12 @@ def test_a_bad_choice_of_the_grid_is_refused(choices: list[str], reason: str) ->
         ("text_hidden", ["2"], ["1", "0"]),  # half of it is the width of the text's output
         ("rank", ["1", "2"], ["0", "-4", "inf"]),
         ("batch_size", ["2", "3"], ["1", "0"]),  # BatchNorm can't train on one example
-        ("audio_dropout", ["0", "0.99"], ["1", "-0.1", "nan", "inf", "x"]),
+        ("audio_dropout", ["0", "0.99"], ["1", "-0.1", "nan", "inf", "x", "0.99999999"]),
+        ("video_dropout", ["0.999999"], ["1e-400000000000000000000x", "0.99999999999999999"]),
         ("text_dropout", ["0.5"], ["1.5"]),
-        ("learning_rate", ["1e-9", "3"], ["0", "-1", "nan", "inf"]),
-        ("factor_learning_rate", ["0.1"], ["0"]),
-        ("weight_decay", ["0", "5"], ["-1", "nan", "inf"]),
+        ("learning_rate", ["1e-9", "3", "1e30"], ["0", "-1", "nan", "inf", "1e300", "1e-50"]),
+        ("factor_learning_rate", ["0.1", "1e-30"], ["0", "1e39", "1e-400"]),
+        ("weight_decay", ["0", "5", "1e-30"], ["-1", "nan", "inf", "1e39", "1e-50"]),
     ],
 )
 def test_values_must_make_sense_for_their_hyperparameter(
@@ -259,3 +338,22 @@ def test_values_must_make_sense_for_their_hyperparameter(
     for text in bad:
         with pytest.raises(InputError, match=f"{name}: expected"):
             parse_value(name, text)
+
+
+def test_each_hyperparameter_has_its_range_and_no_other_name_passes() -> None:
+    assert tuple(RANGES) == Setting._fields
+    assert {name: RANGES[name].whole for name in RANGES} == {
+        name: kind is int for name, kind in get_type_hints(Setting).items()
+    }
+    for name in ("depth", "learning_rate_2", "fusion_dropout"):
+        with pytest.raises(KeyError, match=name):
+            parse_value(name, "1")
+
+
+@pytest.mark.parametrize("limit", ["least", "most"])
+@pytest.mark.parametrize("name", Setting._fields)
+def test_float32_can_hold_every_value_of_a_range(limit: str, name: str) -> None:
+    value = np.float32(getattr(RANGES[name], limit))
+    assert np.isfinite(value)
+    assert value < 1 or "dropout" not in name
+    assert value == 0 or abs(value) >= np.finfo(np.float32).tiny

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from model import LMF, SubNet
 from training.adam import adam_on_cpu, adam_on_gpu
+from training.dropout_cpu import masks_on_cpu
 from training.forward import Forward
 from training.lstm_cpu import TextOnCpu, multiply, multiply_transposed
 from training.lstm_gpu import TextOnGpu
 from training.parameters import LSTM, Parameters, Sizes, padded, sizes
+from training.randomness import keep_mask
 from training.reference import initial_model
 from training.setting import Setting
 from training.words import Words, leading_zero_frames
@@ -172,6 +174,17 @@ def test_what_is_no_number_stays_none(value: float) -> None:
     text = TextOnCpu(Words(padded_text(NO_PADDING)), parameters, EXAMPLES, 1)
     final = text.forward(torch.arange(EXAMPLES).unsqueeze(0), rows)
     assert final[..., 0].isnan().all()
+
+
+@pytest.mark.parametrize("width", [1, 16, 77])
+def test_masks_are_those_of_the_reference(width: int) -> None:
+    keys = torch.tensor([0, 1, 2**63 - 1, 12345678901234567])
+    rows = torch.tensor([[0, 1, 2**20], [5, 6, 7], [1283, 0, 3], [9, 9, 8]])
+    for values in ([0.0, 0.5, 0.15, 0.999], [0.1, 0.2, 0.3, 1e-9]):
+        p = torch.tensor(values)
+        wide = p.view(-1, 1, 1)
+        expected = keep_mask(keys, rows, width, wide) * (1 / (1 - wide))
+        assert torch.equal(masks_on_cpu(keys, rows, width, p), expected)
 
 
 @on_both

@@ -116,12 +116,29 @@ def test_mosi_seven_and_five_classes_clip_both_sides() -> None:
     assert result["Test 5-class accuracy"] == pytest.approx(3 / 5)  # and 2.6 is a 2
 
 
-def test_mosi_scores_that_are_not_defined_are_nan() -> None:
-    result = mosi_scores([1.0, 1.0], [0.0, 0.0])
-    assert math.isnan(result["Test Corr"])
-    assert math.isnan(result["Test binary accuracy without zeros"])
-    assert math.isnan(result["Test f1_score without zeros"])
-    assert result["Test binary accuracy"] == 1
+CLASSES = [
+    name for name in train_mosi.COLUMNS.release + train_mosi.COLUMNS.own if "MAE" not in name
+]
+
+
+@pytest.mark.parametrize(
+    ("label", "defined"),
+    [
+        ([0.0, 0.0], set()),
+        ([0.2, 0.4], {"Test Corr"}),  # all positive, and rounded the same
+        ([1.0, 2.0], {"Test Corr", *(name for name in CLASSES if "class accuracy" in name)}),
+        ([2.0, 3.0], {"Test Corr", "Test multiclass accuracy", "Test 7-class accuracy"}),
+        ([0.0, -1.0], {*CLASSES} - {name for name in CLASSES if "without" in name}),
+        ([1.0, -1.0], {*CLASSES}),
+    ],
+)
+def test_mosi_scores_are_nan_where_test_has_one_class_only(
+    label: list[float], defined: set[str]
+) -> None:
+    for output in ([1.0, 1.5], [-2.0, 1.0]):
+        result = mosi_scores(output, label)
+        assert {name for name in CLASSES if not math.isnan(result[name])} == defined
+        assert math.isfinite(result["Test MAE"])
 
 
 @pytest.mark.parametrize("present", [0, 1])
@@ -138,11 +155,12 @@ def test_iemocap_scores_the_emotion_itself_in_the_rarer_class_of_train(present: 
     assert result["Test CrossEntropyLoss"] == pytest.approx((3 * right + 2 * wrong) / 5)
 
 
-def test_iemocap_emotion_that_test_lacks_has_no_f1() -> None:
+@pytest.mark.parametrize("only", [0, 1])
+def test_iemocap_scores_are_nan_where_test_lacks_the_emotion_or_has_nothing_else(only: int) -> None:
     task = iemocap_task(np.eye(2)[[0, 0, 1]])
-    result = task.scores(scored(task, np.eye(2)[[0, 0]], np.eye(2)[[0, 0]]))
-    assert math.isnan(result["Test F1-score of the emotion"])
-    assert result["Test F1-score"] == 1
+    result = task.scores(scored(task, np.eye(2)[[0, 1]], np.eye(2)[[only, only]]))
+    assert math.isfinite(result.pop("Test CrossEntropyLoss"))
+    assert all(map(math.isnan, result.values()))
 
 
 def test_pom_scores_each_trait_by_itself() -> None:
@@ -174,3 +192,13 @@ def test_pom_trait_that_is_constant_has_no_correlation() -> None:
     result = POM.scores(scored(POM, output, label))
     assert math.isnan(result["Vivid corr"])
     assert result["Expertise corr"] == pytest.approx(1)
+
+
+def test_pom_trait_of_one_class_has_no_accuracy() -> None:
+    label = np.random.default_rng(0).uniform(1, 7, (9, 16))
+    label[:, 5] = 3.9 + 0.1 * label[:, 5] / 7
+    result = POM.scores(scored(POM, label, label))
+    assert math.isnan(result["Vivid accuracy"])
+    assert math.isnan(result["Mean accuracy"])
+    assert result["Vivid corr"] == pytest.approx(1)
+    assert result["Expertise accuracy"] == 1

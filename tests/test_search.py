@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import os
@@ -11,8 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +25,9 @@ import train_iemocap
 import train_mosi
 import train_pom
 from model import LMF
-from search import search
+from search import experiment, search
 from search.options import run_script
-from training.setting import Setting
+from training.setting import RANGES, Setting
 from utils import InputError, load_mosi
 
 ROOT = Path(train_mosi.__file__).parent
@@ -407,6 +409,7 @@ def test_a_run_goes_on_with_other_grids_and_more_seeds(
         ({"patience": 3}, "patience (then 20, now 3)"),
         ({"max_len": 3}, "max_len (then None, now 3)"),
         ({"seed": 1}, "seed (then 0, now 1)"),
+        ({"stack": 1}, "path (then fast, now reference)"),
         ({"data_path": "other"}, "data sha256"),
     ],
 )
@@ -423,6 +426,63 @@ def test_a_run_is_not_continued_under_other_conditions(
     assert named in str(caught.value)
     assert str(caught.value).count("now") == 1
     assert path.read_bytes() == before
+
+
+def test_the_checksum_is_that_of_the_bytes_that_were_trained_on(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = experiment.load_corpus
+    old, new = tiny_arrays("mosi"), tiny_arrays("mosi", seed=1)
+    folder = pickled(tmp_path / "data", "mosi", old)
+    options |= {"data_path": folder, "settings": 1}
+    before = hashlib.sha256((folder / "mosi.pkl").read_bytes()).hexdigest()
+
+    def load_and_replace(*args: Any) -> object:
+        loaded = load(*args)
+        pickled(folder, "mosi", new)
+        return loaded
+
+    monkeypatch.setattr(experiment, "load_corpus", load_and_replace)
+    path = train_mosi.main(options)
+    monkeypatch.undo()
+    assert json.loads(path.with_suffix(".json").read_text())["fixed"]["data sha256"] == before
+    with pytest.raises(InputError, match="data sha256"):
+        train_mosi.main({**options, "settings": 2})
+    pickled(folder, "mosi", old)
+    assert len(rows(train_mosi.main({**options, "settings": 2}))) == 2
+
+
+def test_the_largest_seeds_are_written_and_read_back(options: Options) -> None:
+    options |= {"seed": 2**63 - 2, "repeats": 2, "settings": 1}
+    found = rows(train_mosi.main(options))
+    assert {row["Seed"] for row in found.values()} == {str(2**63 - 2), str(2**63 - 1)}
+    assert len(rows(train_mosi.main({**options, "settings": 2}))) == 4
+
+
+@pytest.mark.parametrize("names", [Setting._fields, Setting._fields[3:8]])
+def test_a_search_takes_no_more_memory_in_a_grid_beyond_all_bounds(
+    names: Sequence[str], options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    least = {name: 2 if RANGES[name].whole else 0.001 for name in Setting._fields}
+    grid = {name: [least[name] * i for i in range(1, 101)] for name in names}
+    choices = [f"{name}={','.join(f'{value:g}' for value in grid[name])}" for name in grid]
+    options |= {"grid": choices, "settings": 2, "epochs": 1}
+    first = rows(train_mosi.main(options))
+    assert f" of {100 ** len(names):,} settings" in capsys.readouterr().out or len(names) < 11
+    found = rows(train_mosi.main({**options, "settings": 3, "repeats": 2}))
+    assert (len(first), len(found)) == (2, 6)
+    assert first.items() <= found.items()
+    assert "2 of 6 are done" in capsys.readouterr().out
+
+
+def test_a_command_without_a_working_directory_is_refused(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="expected a working directory"):
+        train_mosi.main(options)
 
 
 def test_cuda_false_trains_on_the_cpu(
@@ -454,21 +514,33 @@ def refused(
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("--epochs 0", "--epochs: expected a whole number of at least 1, got '0'"),
-        ("--epochs -3", "--epochs: expected a whole number of at least 1"),
-        ("--epochs 1.5", "--epochs: expected a whole number of at least 1"),
-        ("--patience 0", "--patience: expected a whole number of at least 1"),
-        ("--settings 0", "--settings: expected a whole number of at least 1"),
-        ("--repeats 0", "--repeats: expected a whole number of at least 1"),
-        ("--jobs 0", "--jobs: expected a whole number of at least 1"),
-        ("--max_len 0", "--max_len: expected a whole number of at least 1"),
-        ("--output_dim x", "--output_dim: expected a whole number of at least 1"),
+        ("--epochs 0", "--epochs: expected a whole number from 1 to 1,000,000,000, got '0'"),
+        ("--epochs -3", "--epochs: expected a whole number from 1 to"),
+        ("--epochs 1.5", "--epochs: expected a whole number from 1 to"),
+        ("--patience 0", "--patience: expected a whole number from 1 to"),
+        ("--settings 0", "--settings: expected a whole number from 1 to"),
+        ("--repeats 0", "--repeats: expected a whole number from 1 to"),
+        ("--jobs 0", "--jobs: expected a whole number from 1 to"),
+        ("--max_len 0", "--max_len: expected a whole number from 1 to"),
+        ("--output_dim x", "--output_dim: expected a whole number from 1 to"),
         ("--output_dim 2", "--output_dim: expected 1, as many as the labels' columns, got 2"),
-        ("--seed -1", "--seed: expected a whole number of at least 0"),
+        ("--seed -1", "--seed: expected a whole number from 0 to"),
+        (f"--seed {2**63}", f"--seed: expected a whole number from 0 to {2**63 - 1:,}"),
+        (f"--seed {2**63 - 3} --repeats 4", f"--seed: expected at most {2**63 - 4} with"),
+        ("--repeats 1001", "--repeats: expected a whole number from 1 to 1,000"),
+        (f"--epochs {10**10}", "--epochs: expected a whole number from 1 to"),
+        (f"--patience {10**10}", "--patience: expected a whole number from 1 to"),
+        (f"--max_len {10**12}", "--max_len: expected a whole number from 1 to 10,000, got"),
+        (f"--settings {10**9}", "--settings: expected a whole number from 1 to 100,000,000"),
+        (f"--jobs {10**6}", "--jobs: expected a whole number from 1 to 100,000"),
+        (f"--stack {10**5}", "--stack: expected a whole number from 1 to 10,000"),
+        (f"--epochs {'9' * 5000}", "--epochs: expected a whole number from 1 to"),
         ("--run_id a/b", "--run_id: expected a part of a file name, got 'a/b'"),
         ("--signiture ..", "--signiture/--signature: expected a part of a file name"),
         ("--cuda maybe", "--cuda: expected True or False, got 'maybe'"),
-        ("--epoch 3", "unrecognized arguments: --epoch 3"),
+        ("--epoch 3", "unrecognized arguments: --epoch 3; did you mean --epochs?"),
+        ("--epochz=3", "unrecognized arguments: --epochz=3; did you mean --epochs?"),
+        ("--signitur x", "did you mean --signiture?"),
         ("--nonsense", "--nonsense"),
         ("stray", "stray"),
         ("--epochs", "--epochs: expected one argument"),
@@ -477,11 +549,18 @@ def refused(
         ("--grid rank", "--grid: expected NAME=VALUE"),
         ("--grid rank=0", "rank: expected a whole number"),
         ("--grid batch_size=1", "batch_size: expected a whole number"),
-        ("--grid audio_dropout=1", "audio_dropout: expected a number from 0 to below 1"),
+        ("--grid rank=1, 4", "--grid: expected no spaces: --grid rank=1,4; got --grid rank=1, 4"),
+        ("--grid audio_dropout=1", "audio_dropout: expected a number from 0 to 0.999999"),
+        ("--grid weight_decay=0,1e39", "weight_decay: expected 0 or a number from 1e-30 to 1e+30"),
+        ("--grid learning_rate=1e300", "learning_rate: expected a number from 1e-30 to 1e+30"),
+        ("--grid learning_rate=1e-50", "learning_rate: expected a number from 1e-30 to 1e+30"),
+        ("--grid text_dropout=0.99999999", "text_dropout: expected a number from 0 to 0.999999"),
         ("--grid depth=2", "audio_hidden"),
         ("--grid rank=1 --hyperparams", "--grid and --hyperparams"),
-        ("--hyperparams", "none was published for MOSI"),
+        ("--hyperparams", "none was published for CMU-MOSI"),
         ("--hyperparams nowhere.txt", "nowhere.txt"),
+        ("--hyperparams /dev/zero", "/dev/zero: expected a file, got a"),
+        ("--hyperparams .", ".: expected a file, got a folder"),
         ("--data_path nowhere", "nowhere/mosi.pkl: no such file"),
     ],
 )

@@ -160,11 +160,10 @@ def test_a_stack_trains_each_setting_as_fit_does(name: str, base: Setting, on_gp
 
 
 @each_way
-@each_base
 @pytest.mark.parametrize("padding", ["nowhere", "only", "behind"])
-def test_any_padding_is_trained_as_fit_does(padding: str, base: Setting, on_gpu: bool) -> None:
+def test_any_padding_is_trained_as_fit_does(padding: str, on_gpu: bool) -> None:
     work = make_work(padding=padding)
-    jobs = drawn(3, base, seed=2)
+    jobs = drawn(3, PLAIN, seed=2)
     check_equals_fit(stacked(jobs, work, slots=2, on_gpu=on_gpu), work)
 
 
@@ -244,20 +243,16 @@ def test_padded_units_stay_exactly_zero_in_weights_gradients_and_moments(base: S
 
 @each_way
 @each_base
-@pytest.mark.parametrize("padding", ["front", "nowhere"])
 def test_a_result_is_the_same_bit_for_bit_for_any_number_of_slots_and_any_neighbours(
-    padding: str, base: Setting, on_gpu: bool
+    base: Setting, on_gpu: bool
 ) -> None:
-    work = make_work(padding=padding)
+    work = make_work()
     jobs = drawn(5, base)
     alone = stacked(jobs, work, slots=1, on_gpu=on_gpu)
-    for slots in (2, 3, 5):
-        for job, result in stacked(jobs, work, slots, on_gpu=on_gpu).items():
+    for order, slots in ((jobs, 2), (jobs[::-1], 4)):
+        for job, result in stacked(order, work, slots, on_gpu=on_gpu).items():
             check_identical(result, alone[job])
-    for job, result in stacked(jobs[::-1], work, 4, on_gpu=on_gpu).items():
-        check_identical(result, alone[job])
-    for job in jobs[:2]:
-        check_identical(stacked([job], work, 3, on_gpu=on_gpu)[job], alone[job])
+    check_identical(stacked(jobs[:1], work, 3, on_gpu=on_gpu)[jobs[0]], alone[jobs[0]])
 
 
 @pytest.mark.parametrize(("batch_size", "text_hidden"), [(4, 64), (16, 64), (32, 128), (64, 256)])

@@ -327,3 +327,12 @@ def test_a_setting_is_written_with_the_numbers_of_the_grid() -> None:
     setting = PLAIN._replace(audio_dropout=0.15, learning_rate=0.0003, weight_decay=0.0)
     assert setting.texts() == ("4", "3", "6", "0.15", "0", "0", "0.003", "0.0003", "2", "5", "0")
     assert setting.text_out == 3
+
+
+def test_what_was_trained_before_is_trained_the_same_again() -> None:
+    """The streams are keyed by all of a Setting's texts: another field would change every row."""
+    setting = Setting(4, 8, 64, 0.1, 0.2, 0.15, 0.0005, 0.001, 4, 8, 0.002)
+    assert stream(setting, 3, "weights") == 5039307856163139048
+    assert epoch_order(setting, 3, 2, 9).tolist() == [6, 7, 1, 3, 0, 4, 5, 8, 2]
+    factor = initial_model(setting, 3, (5, 6, 7), 1).audio_factor
+    assert factor[0, 0, 0].item() == pytest.approx(0.3236036897)

@@ -18,7 +18,6 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -28,24 +27,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from training.compiler import compiled
 from training.parameters import LSTM, Parameters
 from training.words import Words
 
 _TILE = 4  # rows that are multiplied together
 _BLAS_ROWS = 64  # from which on BLAS, which copies its operands for each call, is faster
 _single = np.float32
-
-
-def compiled(function: Callable, fastmath: Collection[str] = ("contract",)) -> Callable:
-    """Has numba compile a function, and keep the result on the disk if it finds a place there.
-
-    "contract" makes x * y + z one instruction. NaN and infinity stay what they are.
-    """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written to
-        return njit(**options)(function)
 
 
 @njit(inline="always", fastmath={"contract"})

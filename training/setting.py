@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict, get_type_hints
+from typing import NamedTuple, TypedDict
 
 from utils import InputError
 
@@ -39,8 +39,41 @@ class Setting(NamedTuple):
         return tuple(f"{value:.15g}" for value in self)
 
 
-_TYPES = get_type_hints(Setting)
-_MOST = 2**16  # width, rank or batch size
+class Range(NamedTuple):
+    """What a hyperparameter can be: whole or not, from least to most, or also zero.
+
+    Learning rates and decays beyond these would overflow or vanish in float32, and a dropout
+    nearer to 1 would be 1 there.
+    """
+
+    whole: bool
+    least: float
+    most: float
+    zero: bool = False
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        return f"{'0 or ' * self.zero}{kind} from {self.least:g} to {self.most:.15g}"
+
+    def holds(self, value: float) -> bool:
+        """Returns whether the value lies in it."""
+        return self.least <= value <= self.most or (self.zero and value == 0)
+
+
+RANGES = {
+    "audio_hidden": Range(True, 1, 2**16),
+    "video_hidden": Range(True, 1, 2**16),
+    "text_hidden": Range(True, 2, 2**16),  # half of it is the width of the text's output
+    "audio_dropout": Range(False, 0, 0.999999),
+    "video_dropout": Range(False, 0, 0.999999),
+    "text_dropout": Range(False, 0, 0.999999),
+    "factor_learning_rate": Range(False, 1e-30, 1e30),
+    "learning_rate": Range(False, 1e-30, 1e30),
+    "rank": Range(True, 1, 2**16),
+    "batch_size": Range(True, 2, 2**16),  # BatchNorm can't train on one example
+    "weight_decay": Range(False, 1e-30, 1e30, zero=True),
+}
+assert tuple(RANGES) == Setting._fields
 
 
 def parse_value(name: str, text: str) -> float:
@@ -49,22 +82,13 @@ def parse_value(name: str, text: str) -> float:
     Raises:
         InputError: The text is no number, or one that makes no sense for this hyperparameter.
     """
-    whole = _TYPES[name] is int
+    valid = RANGES[name]
     try:
-        value = int(text) if whole else float(f"{float(text):.15g}")  # as it will be printed
+        value = int(text) if valid.whole else float(f"{float(text):.15g}")  # as it will be printed
     except ValueError:
         value = math.nan
-    least = {"text_hidden": 2, "batch_size": 2}.get(name, 1)
-    if whole:
-        valid, expected = least <= value <= _MOST, f"a whole number from {least} to {_MOST}"
-    elif name.endswith("_dropout"):
-        valid, expected = 0 <= value < 1, "a number from 0 to below 1"
-    elif name == "weight_decay":
-        valid, expected = 0 <= value < math.inf, "a number of at least 0"
-    else:
-        valid, expected = 0 < value < math.inf, "a number above 0"
-    if not valid:
-        raise InputError(f"{name}: expected {expected}, got {text!r}")
+    if not valid.holds(value):
+        raise InputError(f"{name}: expected {valid}, got {text!r}")
     return value
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from training.adam import adam_on_cpu, adam_on_gpu
+from training.dropout_cpu import masks_on_cpu
 from training.forward import MODALITIES, SUBNETS, Forward
 from training.graphs import Graphs
 from training.lstm_cpu import TextOnCpu
@@ -267,9 +268,12 @@ class Stack:
         widths = (*self.parameters.input_dims[:2], self.size.text)
         masks = []
         for i, width in enumerate(widths):
-            p = self.slots.dropouts[:, i].view(-1, 1, 1)
-            keep = keep_mask(self.slots.keys[:, i], positions, width, p)
-            masks.append(keep * (1 / (1 - p)))
+            keys, p = self.slots.keys[:, i].contiguous(), self.slots.dropouts[:, i].contiguous()
+            if self.on_gpu:
+                p = p.view(-1, 1, 1)
+                masks.append(keep_mask(keys, positions, width, p) * (1 / (1 - p)))
+            else:
+                masks.append(masks_on_cpu(keys, positions.contiguous(), width, p))
         return masks
 
     def _adam(self) -> None:
@@ -378,7 +382,9 @@ def fit_stacked(
 
 def default_slots(size: Sizes, device_type: str) -> int:
     """Returns how many settings of a size train together fastest, memory permitting."""
-    return max(8, 1024 // size.text) if device_type == "cpu" else 256
+    if device_type != "cpu":
+        return 256
+    return max(8, min(32, 8192 // (size.text * size.batch_size)))  # torch's share of a step falls
 
 
 def _fitting(size: Sizes, data: Data) -> int:

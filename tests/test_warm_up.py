@@ -1,0 +1,75 @@
+"""What is compiled: once, right on any processor, with one thread, and with no place for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+
+from training import compiler
+
+ROOT = Path(compiler.__file__).parent.parent
+
+
+def run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code, with a new folder for what it compiles."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(folder), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_fast_path_is_compiled_once_and_says_so_and_is_right_on_any_processor(
+    tmp_path: Path,
+) -> None:
+    code = """
+import sys
+sys.path.insert(0, "tests")
+from training import lstm_cpu, warm_up
+warm_up.SILENT_SECONDS = 0.3 if len(sys.argv) > 1 else 60
+warm_up.compile_fast_path()
+print(sum(lstm_cpu._forward_all.stats.cache_hits.values()))
+from test_stacked import PLAIN, check_equals_fit, drawn, make_work, stacked
+work = make_work()
+check_equals_fit(stacked(drawn(2, PLAIN), work, 2), work)
+"""
+    generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    first = run(code.replace("len(sys.argv) > 1", "True"), tmp_path, **generic)
+    assert first.stdout == "0\n"
+    assert first.stderr.startswith("compiling the fast path for this machine: once")
+    again = run(code, tmp_path, **generic)
+    assert (again.stdout, again.stderr) == ("1\n", "")
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = numba.njit
+
+    def without_place(*, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_(**options)
+
+    monkeypatch.setattr(compiler, "njit", without_place)
+    assert compiler.compiled(lambda x: x + 1)(2) == 3
+
+
+def test_products_take_one_thread_whatever_the_environment_says(tmp_path: Path) -> None:
+    code = """
+from search.jobs import set_torch_up
+import training.stacked
+set_torch_up()
+import torch, threadpoolctl
+print({pool["num_threads"] for pool in threadpoolctl.threadpool_info()} | {torch.get_num_threads()})
+"""
+    many = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    assert run(code, tmp_path, **many).stdout == "{1}\n"

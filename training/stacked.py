@@ -18,7 +18,6 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from training.adam import adam_on_cpu, adam_on_gpu
 from training.dropout_cpu import masks_on_cpu
-from training.forward import MODALITIES, SUBNETS, Forward
+from training.forward import MODALITIES, Forward
 from training.graphs import Graphs
 from training.lstm_cpu import TextOnCpu
 from training.lstm_gpu import TextOnGpu
@@ -35,6 +34,7 @@ from training.randomness import batches, epoch_order, keep_mask, stream
 from training.reference import initial_model, score
 from training.result import Data, EarlyStopping, Limits, Result, Task, finished
 from training.setting import Setting
+from training.slots import Slots
 from training.words import Words
 from utils import Split
 
@@ -51,78 +51,6 @@ class _Member(NamedTuple):
     seed: int
     stopping: EarlyStopping
     seconds: list[float]  # its share of each epoch's time
-
-
-@dataclass
-class Slots:
-    """Everything that belongs to a member, along dimension 0.
-
-    Shape:
-        weights, grads, first and second moments, best weights (K, P); running and best_running
-        statistics of BatchNorm (K, D) each; dropouts and the keys of their masks (K, 3);
-        factor_learning_rate, learning_rate, weight_decay, steps of Adam, loss (K,); order (K, N).
-    """
-
-    weights: Tensor
-    grads: Tensor
-    first: Tensor
-    second: Tensor
-    best: Tensor
-    running: dict[str, Tensor]
-    best_running: dict[str, Tensor]
-    dropouts: Tensor
-    keys: Tensor
-    factor_learning_rate: Tensor
-    learning_rate: Tensor
-    weight_decay: Tensor
-    steps: Tensor
-    loss: Tensor
-    order: Tensor
-
-    @classmethod
-    def empty(
-        cls, count: int, parameters: Parameters, examples: int, device: torch.device
-    ) -> Slots:
-        """Returns slots that are all zero."""
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(count, *shape, dtype=dtype, device=device)
-
-        def statistics() -> dict[str, Tensor]:
-            return {
-                f"{subnet}.norm.running_{statistic}": zeros(features)
-                for subnet, features in zip(SUBNETS, parameters.input_dims, strict=False)
-                for statistic in ("mean", "var")
-            }
-
-        rows = ("weights", "grads", "first", "second", "best")
-        numbers = ("factor_learning_rate", "learning_rate", "weight_decay", "steps", "loss")
-        return cls(
-            **{name: zeros(parameters.width) for name in rows},
-            **{name: zeros() for name in numbers},
-            running=statistics(),
-            best_running=statistics(),
-            dropouts=zeros(len(MODALITIES)),
-            keys=zeros(len(MODALITIES), dtype=torch.long),
-            order=zeros(examples, dtype=torch.long),
-        )
-
-    def head(self, count: int) -> Slots:
-        """Returns the first slots: views of them."""
-        parts = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            by_name = isinstance(value, dict)
-            parts[field.name] = (
-                {name: part[:count] for name, part in value.items()} if by_name else value[:count]
-            )
-        return Slots(**parts)
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Yields all of them."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            yield from value.values() if isinstance(value, dict) else [value]
 
 
 class Stack:

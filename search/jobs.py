@@ -56,8 +56,8 @@ class Trainer(NamedTuple):
 
         try:
             self._train(jobs, data, note)
-        except (ArithmeticError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "overflow" not in str(error):
+        except (OverflowError, RuntimeError) as error:
+            if not left or (isinstance(error, RuntimeError) and "overflow" not in str(error)):
                 raise
             if len(left) == 1:
                 tell(failed(*left[0], str(error)))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ import train_mosi
 import train_pom
 from model import LMF
 from search import experiment, search
+from search.jobs import Trainer
 from search.options import run_script
+from training.result import Data, Limits
 from training.setting import RANGES, Setting
 from utils import InputError, load_mosi
 
@@ -316,6 +319,23 @@ def test_a_setting_that_diverges_is_a_row_and_the_search_goes_on(
     assert "diverged" in printed
     best = next(line for line in printed.splitlines() if line.startswith("1. "))
     assert best.split()[1] == f"{float(by_status['ok']['Best Validation MAE']):.4f}"
+
+
+@pytest.mark.parametrize("stack", [1, None])
+def test_a_setting_whose_numbers_overflow_fails_alone(stack: int | None, data_path: Path) -> None:
+    data = Data(*load_mosi(data_path)[:3])
+    trainer = Trainer(train_mosi.EXPERIMENT.task(data), Limits(2, 20), stack, verbose=False)
+    good = Setting(3, 3, 6, 0.0, 0.0, 0.0, 0.01, 0.01, 1, 8, 0.0)
+    bad = good._replace(weight_decay=1e39)  # more than --grid and the files let through
+    results: list[Any] = []
+    trainer.train(
+        [(good, 0), (bad, 0), (good._replace(rank=2), 0), (good, 1)], data, results.append
+    )
+    by_status = Counter(result.status for result in results)
+    assert by_status == {"ok": 3, "failed": 1}
+    (failed,) = (result for result in results if result.status == "failed")
+    assert failed.setting == bad
+    assert "overflow" in failed.reason
 
 
 def test_verbose_prints_every_epoch(options: Options, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
-# make train: a small search on MOSI; make test: all checks; make gpu: what needs a
-# GPU; make paper: the paper's tables. DATA is the folder of the pickles; FLAGS go to the
+# make train: a small search on MOSI; make test: all checks; make gpu: what needs a GPU; make paper:
+# the paper's tables (README, Reproduce). Words after it change that: DATA= the folder of the
+# pickles; SETTINGS= how many are searched for MOSI; SEEDS= seeds per setting; FLAGS= more for the
 # train scripts, as in make paper FLAGS="--output_path elsewhere --jobs 4".
 
 VENV := .venv

@@ -63,6 +63,7 @@ def test_run_in_which_all_diverged_is_reported_as_such(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert cells(text, "pom_1 (all diverged)") == ["–", "–", "–"]
     assert "settings 2, trainings 2, 2 of them without result" in text
+    assert "urves" not in text
 
 
 def test_single_row_makes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

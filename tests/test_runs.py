@@ -1,4 +1,4 @@
-"""reporting/runs.py, history.py: what is read, and what is named and left out."""
+"""reporting/runs.py: what is read, and what is named and left out."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 import torch
-from written_results import SETTING, diverge, make_rows, numbers, ranks, read, write_results
+from written_results import SETTING, make_rows, numbers, ranks, read, write_results
 
 import report
 from data.corpora import CORPORA
 from data.files import InputError
 from reporting import table2
-from reporting.history import read_history
-from reporting.runs import read_runs
+from reporting.runs import read_history, read_runs
 from search.options import run_script
 
 MISSING = object()
@@ -341,12 +340,3 @@ def test_score_without_a_column_is_one_line(
     text = report_of(tmp_path)
     assert "No table 2: train_mosi.py: expected the column 'Test MAD'" in text
     assert "### mosi_1" in text
-
-
-def test_run_in_which_all_diverged_has_no_curves(tmp_path: Path) -> None:
-    rows = make_rows("mosi", [SETTING], 1)
-    diverge("mosi", rows[0])
-    run = read(write_results(tmp_path / "results_mosi_1.csv", "mosi", rows))
-    save_model(tmp_path / "model_mosi_1.pt")
-    with pytest.raises(InputError, match="expected a row that it is of"):
-        read_history(run, tmp_path)

@@ -85,8 +85,8 @@ def test_rate_counts_steps_per_second() -> None:
 
 
 def test_lead_is_taken_within_each_round() -> None:
-    speed = efficiency.Speed([100, 10, 100], [200, 30, 400])  # the second round was disturbed
-    assert speed.texts() == ["100", "200", "3.00"]
+    rounds = [(100, 200), (10, 30), (100, 400)]  # the second one was disturbed
+    assert efficiency.speed_texts(rounds) == ["100", "200", "3.00"]
 
 
 def test_slope_is_the_power_of_growth() -> None:

@@ -33,8 +33,8 @@ MARN 0.968 0.625 77.1 77.0 34.7 | - - 39.4 | 83.6 81.2 84.2 65.9
 MFN 0.965 0.632 77.4 77.3 34.1 | 0.805 0.349 41.7 | 84.0 82.1 83.7 69.2
 TFN 0.970 0.633 73.9 73.4 32.1 | 0.886 0.093 31.6 | 83.6 82.8 84.2 65.4
 LMF 0.912 0.668 76.4 75.7 32.8 | 0.796 0.396 42.8 | 85.8 85.9 89.0 71.7
+rerun 1.069 0.560 72.1 72.1 31.6 | 0.863 0.248 34.5 | 84.6 78.4 85.2 65.7
 """
-RERUNS = "1.069 0.560 72.1 72.1 31.6 | 0.863 0.248 34.5 | 84.6 78.4 85.2 65.7"
 CHECKSUMS = {
     "mosi": "9640616a5b136bf0e3ce8696847f561fd15d252aacce92757f1c35f0cb904b69",
     "iemocap": "7f20c9f5245c3bcb3a4638e8577f0c81ee2dbdede56d44f165ce9ae69a9c5ad9",
@@ -55,8 +55,6 @@ def test_numbers_are_those_that_the_paper_prints() -> None:
         assert list(paper.PUBLISHED[name].models) == list(table)
         for model, values in table.items():
             np.testing.assert_array_equal(paper.PUBLISHED[name].models[model], values)
-        reruns = RERUNS.split("|")[place].split()
-        assert paper.PUBLISHED[name].rerun == tuple(map(float, reruns))
     assert {name: corpus.sha256 for name, corpus in CORPORA.items()} == CHECKSUMS
 
 

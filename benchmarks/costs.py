@@ -48,6 +48,7 @@ from search.options import Parser, run_script, whole, whole_between
 from train_mosi import COLUMNS, GRID
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_mosi.py"
+CSV = "results/results_mosi_1.csv"
 LARGE = ("--epochs", "1", "--grid", "text_hidden=256", "batch_size=128")  # takes most memory
 SMALL = ("--epochs", "1", "--grid", "text_hidden=64", "batch_size=128")
 TINY = (  # 73,728 settings
@@ -165,18 +166,12 @@ def train(folder: Path, data_path: Path, *flags: str, watch: bool = False) -> Ru
     return run._replace(seconds=seconds)
 
 
-def csv_in(folder: Path) -> Path:
-    """Returns the CSV that a command wrote."""
-    (path,) = (folder / "results").glob("*.csv")
-    return path
-
-
 def start(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     """Yields the seconds to the first setting."""
     times = []
     for turn in (folder / str(i) for i in range(3)):
         run = train(turn, options.data_path, "--settings", "1", *SMALL)
-        with csv_in(turn).open(newline="") as file:
+        with (turn / CSV).open(newline="") as file:
             (row,) = csv.DictReader(file)
         times.append(run.times("1/1")[0] - float(row["Seconds"]))  # printed when it has ended
     yield Cost("start", "command to the first setting, least of 3", min(times), "s")
@@ -196,7 +191,7 @@ def memory(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
 def resume(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     """Yields how long a command takes that finds all of its rows done, and one that doesn't."""
     train(folder, options.data_path, "--settings", "1", "--epochs", "1")
-    append_rows(csv_in(folder), options.rows)
+    append_rows(folder / CSV, options.rows)
     for left, what in enumerate(("nothing left", "one setting left")):
         flags = ("--settings", str(options.rows + left), "--epochs", "1")
         run = train(folder, options.data_path, *flags)

@@ -26,14 +26,7 @@ RANK_LABELS = 12
 def hyperparameter_sheet(
     path: Path, losses: Mapping[str, Mapping[float, Sequence[float]]], label: str, title: str
 ) -> None:
-    """Draws validation losses by value, one panel per hyperparameter.
-
-    Args:
-        path: The PNG.
-        losses: By hyperparameter and value, the loss of each setting that has it.
-        label: What the loss is, with its unit.
-        title: What was searched.
-    """
+    """Draws each setting's validation loss by value, one panel per hyperparameter, as a PNG."""
     columns = min(4, len(losses))
     rows = -(-len(losses) // columns)
     figure = Figure(figsize=(1 + 2.6 * columns, 0.6 + 2.1 * rows), layout="constrained")
@@ -93,14 +86,7 @@ def _limits(losses: Sequence[float]) -> tuple[float, float]:
 
 
 def rank_study(path: Path, scores: Mapping[int, np.ndarray], label: str, title: str) -> None:
-    """Draws a test score against rank: each seed, and mean and standard deviation.
-
-    Args:
-        path: The PNG.
-        scores: By rank, the score of each seed.
-        label: What the score is, with its unit.
-        title: What was trained.
-    """
+    """Draws each seed's test score against rank, with mean and standard deviation, as a PNG."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     ranks, values = list(scores), list(scores.values())
@@ -122,17 +108,10 @@ def rank_study(path: Path, scores: Mapping[int, np.ndarray], label: str, title: 
 def learning_curves(
     path: Path, history: np.ndarray, best_epoch: int, label: str, title: str
 ) -> None:
-    """Draws training and validation loss against the epoch.
-
-    Args:
-        path: The PNG.
-        history: Training and validation loss of each epoch.
-        best_epoch: The epoch, from 1, that was kept.
-        label: What the loss is, with its unit.
-        title: What was trained.
+    """Draws training and validation loss against the epoch, and rings the one that was kept.
 
     Shape:
-        history (epochs, 2).
+        history (epochs, 2): training and validation; epochs count from 1.
     """
     train, valid = history.T
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -160,8 +139,7 @@ def fusion_costs(
         device: Where the time was measured.
 
     Returns:
-        By method, the power of the width with which the time grows: the slope over the three
-        largest widths, which the figure shows.
+        By method, the power of the width with which the time grows, over the three largest.
     """
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)

@@ -112,8 +112,7 @@ class Run:
     def ranking(self, valid_column: str = "") -> list[Setting]:
         """Returns the candidates, the best first, by the mean over seeds of a validation score.
 
-        Args:
-            valid_column: By which score, lower being better; the validation loss if empty.
+        Without a column of one, lower being better, that is the validation loss.
         """
         column = valid_column or self.columns.valid_loss
         return sorted(self.candidates, key=lambda setting: self.values(setting, column).mean())
@@ -240,11 +239,7 @@ class History(NamedTuple):
 
 
 def read_history(run: Run, folder: Path) -> History:
-    """Returns how a run's best model was trained.
-
-    Args:
-        run: Whose model; not all of its rows diverged.
-        folder: Where the trained models lie.
+    """Returns how the best model of a run, which has candidates, was trained.
 
     Raises:
         InputError: There is no such model, or it is not that of the run's best row.

@@ -245,10 +245,8 @@ def test_hostile_names_are_shown_and_change_nothing(
 ) -> None:
     name = HOSTILE.replace("/", "").replace("\ud800", "\udcff")  # a byte that is not UTF-8
     rows = make_rows("mosi", [*ranks(1, 4), SETTING._replace(batch_size=8)], 2)
-    path = write_results(tmp_path / f"results_{name}.csv", "mosi", rows)
-    stored = json.loads(path.with_suffix(".json").read_text())
-    stored["data_file"] = "data/" + name
-    path.with_suffix(".json").write_text(json.dumps(stored))
+    path = tmp_path / f"results_{name}.csv"
+    write_results(path, "mosi", rows, data_file=Path("data", name))
     best = min(read(path).rows, key=lambda s: min(numbers(rows, s, "Best Validation MAE")))
     losses = numbers(rows, best, "Best Validation MAE")
     history = [(1.0, min(losses))]

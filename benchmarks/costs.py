@@ -24,7 +24,6 @@ import csv
 import importlib.util
 import json
 import os
-import pickle
 import random
 import subprocess
 import sys
@@ -32,21 +31,24 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import write_csv
+from data.conversion import write_pickle
+from data.corpora import CORPORA
 from data.files import InputError, make_folder
+from data.synthetic import synthetic
 from search.grid import Settings, shuffled
 from search.options import Parser, run_script, whole, whole_between
 from train_mosi import COLUMNS, GRID
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_mosi.py"
+CSV = "results/results_mosi_1.csv"
 LARGE = ("--epochs", "1", "--grid", "text_hidden=256", "batch_size=128")  # takes most memory
 SMALL = ("--epochs", "1", "--grid", "text_hidden=64", "batch_size=128")
 TINY = (  # 73,728 settings
@@ -54,6 +56,7 @@ TINY = (  # 73,728 settings
     *("audio_dropout=0,0.1,0.2", "video_dropout=0,0.1,0.2", "text_dropout=0,0.1"),
     *("rank=1,2", "batch_size=8,16"),
 )
+TINY_CORPUS = CORPORA["mosi"]._replace(examples=(16, 8, 8), dims=(6, 5, 7), steps=4)
 TINY_SETTINGS = 6000
 CLUSTER_SETTINGS = 72
 ROLES = ("driver", "helper", "worker")  # the helpers fork the workers, and clean up
@@ -72,12 +75,7 @@ class Cost(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What a search's processes hold when so many settings are finished.
-
-    Attributes:
-        settings: How many are finished.
-        held: By the process's role and number, and by the unit.
-    """
+    """What a search's processes hold, by role and number and by unit, after so many settings."""
 
     settings: int
     held: dict[str, dict[str, float]]
@@ -106,34 +104,27 @@ class Run(NamedTuple):
         return 3600 * (len(times) - 1) / (last - first)
 
 
-def processes(driver: int) -> Iterator[tuple[str, int]]:
-    """Yields the role and the number of the driver and of all processes that come of it."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
+def sample(driver: int, settings: int) -> Sample:
+    """Returns what a search's processes hold now: the driver, its children, and theirs."""
+    found = Sample(settings, {})
     generation = [driver]
     for role in ROLES:
-        yield from ((role, process) for process in generation)
-        generation = [child for process in generation for child in children.get(process, ())]
-
-
-def sample(driver: int, settings: int) -> Sample:
-    """Returns what a search's processes hold now."""
-    found = Sample(settings, {})
-    for role, process in processes(driver):
-        folder = Path(f"/proc/{process}")
-        try:
-            files = len(os.listdir(folder / "fd"))
-            fields = [line.split() for line in (folder / "smaps_rollup").read_text().splitlines()]
-        except OSError:  # it has ended
-            continue
-        sizes = {words[0]: int(words[1]) * 1024 / 1e6 for words in fields if words[-1] == "kB"}
-        memory = {"MB": sizes["Pss:"], "MB resident": sizes["Rss:"]}
-        found.held[f"{role} {process}"] = {**memory, "open files": files}
+        children = []
+        for process in generation:
+            folder = Path(f"/proc/{process}")
+            try:
+                words = (folder / "smaps_rollup").read_text().split()
+                pss, rss = (int(words[words.index(key) + 1]) for key in ("Pss:", "Rss:"))  # kB
+                found.held[f"{role} {process}"] = {
+                    "MB": pss * 1024 / 1e6,
+                    "MB resident": rss * 1024 / 1e6,
+                    "open files": len(os.listdir(folder / "fd")),
+                }
+                for thread in folder.glob("task/*/children"):
+                    children += thread.read_text().split()
+            except OSError:  # it has ended
+                continue
+        generation = children
     return found
 
 
@@ -149,14 +140,12 @@ def train(folder: Path, data_path: Path, *flags: str, watch: bool = False) -> Ru
     Raises:
         InputError: It failed.
     """
-    command = [sys.executable, "-u", str(SCRIPT), "--data_path", str(data_path)]
+    command = [sys.executable, "-u", str(SCRIPT), "--data_path", str(data_path), *flags]
     command += ["--output_path", str(folder / "results"), "--model_path", str(folder / "models")]
     run = Run(0, [], [])
     over = threading.Event()
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def take_samples() -> None:
         while watch and not over.wait(POLL_SECONDS):
@@ -180,27 +169,20 @@ def train(folder: Path, data_path: Path, *flags: str, watch: bool = False) -> Ru
 def start(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     """Yields the seconds to the first setting."""
     times = []
-    for i in range(3):
-        run = train(folder / str(i), options.data_path, "--settings", "1", *SMALL)
-        with csv_in(folder / str(i)).open(newline="") as file:
+    for turn in (folder / str(i) for i in range(3)):
+        run = train(turn, options.data_path, "--settings", "1", *SMALL)
+        with (turn / CSV).open(newline="") as file:
             (row,) = csv.DictReader(file)
         times.append(run.times("1/1")[0] - float(row["Seconds"]))  # printed when it has ended
     yield Cost("start", "command to the first setting, least of 3", min(times), "s")
     yield Cost("start", "command to the first setting, most of 3", max(times), "s")
 
 
-def csv_in(folder: Path) -> Path:
-    """Returns the CSV that a command wrote."""
-    (path,) = (folder / "results").glob("*.csv")
-    return path
-
-
 def memory(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     """Yields peak memory against the number of settings, and of workers."""
     cases = [(f"settings: {count}", ["--settings", count, *SMALL]) for count in options.settings]
     for jobs in options.jobs:
-        flags = ["--jobs", jobs, "--settings", 8 * jobs, *LARGE]
-        cases.append((f"workers: {jobs}", flags))
+        cases.append((f"workers: {jobs}", ["--jobs", jobs, "--settings", 8 * jobs, *LARGE]))
     for what, flags in cases:
         run = train(folder / what, options.data_path, *map(str, flags), watch=True)
         yield Cost("memory", what, run.peak, "MB")
@@ -209,7 +191,7 @@ def memory(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
 def resume(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     """Yields how long a command takes that finds all of its rows done, and one that doesn't."""
     train(folder, options.data_path, "--settings", "1", "--epochs", "1")
-    append_rows(csv_in(folder), options.rows)
+    append_rows(folder / CSV, options.rows)
     for left, what in enumerate(("nothing left", "one setting left")):
         flags = ("--settings", str(options.rows + left), "--epochs", "1")
         run = train(folder, options.data_path, *flags)
@@ -224,10 +206,9 @@ def append_rows(path: Path, count: int) -> None:
     seed = json.loads(path.with_suffix(".json").read_text())["fixed"]["seed"]
     draw, settings = random.Random(seed), Settings(GRID)
     positions = (i for block in shuffled(len(settings), seed) for i in block.tolist())
-    next(positions)
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        for _, position in zip(range(count - 1), positions, strict=False):
+        for position in islice(positions, 1, count):
             losses = [f"{draw.uniform(5, 9):.6g}" for _ in (COLUMNS.valid_loss, *COLUMNS.release)]
             run = ["0", "ok", "7", "27", f"{draw.uniform(5, 90):.3f}"]
             own = [f"{draw.random():.6g}" for _ in COLUMNS.own]
@@ -236,7 +217,7 @@ def append_rows(path: Path, count: int) -> None:
 
 def soak(_: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     """Yields what each process holds early and late in a long search; exits if it grew."""
-    make_tiny_data(folder / "mosi.pkl")
+    write_pickle(folder / "mosi.pkl", synthetic(TINY_CORPUS, seed=0))
     run = train(folder, folder, "--settings", str(TINY_SETTINGS), *TINY, watch=True)
     yield Cost("soak", f"{TINY_SETTINGS:,} settings", run.hourly / 3600, "settings/s")
     second, last = (
@@ -247,7 +228,7 @@ def soak(_: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     for name in sorted(last[0].keys() | second[0].keys()):
         for unit, most in GROWTH.items():
             before, after = (
-                fmean(held[name][unit] for held in quarter if name in held) if quarter else 0
+                fmean([held[name][unit] for held in quarter if name in held] or [0])
                 for quarter in (second, last)
             )
             what = f"{name}: in the last quarter {after:,.1f}, grown by"
@@ -255,21 +236,6 @@ def soak(_: argparse.Namespace, folder: Path) -> Iterator[Cost]:
             grown += [f"{name}'s {unit}"] if after > most * before else []
     if grown:
         sys.exit(f"grown from the second quarter to the last: {', '.join(grown)}")
-
-
-def make_tiny_data(path: Path) -> None:
-    """Writes a mosi.pkl of 16, 8 and 8 examples."""
-    draw = np.random.default_rng(0)
-    data = {
-        split: {
-            "covarep": draw.normal(size=(count, 6)),
-            "facet": draw.normal(size=(count, 5)),
-            "glove": draw.normal(size=(count, 4, 7)),
-            "label": draw.uniform(-3, 3, (count, 1)),
-        }
-        for split, count in {"train": 16, "valid": 8, "test": 8}.items()
-    }
-    path.write_bytes(pickle.dumps(data))
 
 
 def cluster(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
@@ -301,7 +267,8 @@ PARTS = {"start": start, "memory": memory, "resume": resume, "soak": soak, "clus
 def main(words: Sequence[str] | None = None) -> None:
     """Measures, prints each cost, and writes the table as CSV, also if a part fails."""
     options = _flags().parse_args(words)
-    if not Path("/proc/self/smaps_rollup").exists():
+    own = Path(f"/proc/self/task/{os.getpid()}/children")
+    if not own.exists() or not Path("/proc/self/smaps_rollup").exists():
         raise InputError("expected Linux, whose /proc tells what processes hold")
     make_folder(options.output_path)
     costs: list[Cost] = []

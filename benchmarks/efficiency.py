@@ -15,14 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.tfn import TFN, lmf_fusion_parameters, tensor_fusion, tfn_fusion_parameters
+from benchmarks.tfn import TFN, tensor_fusion
 from data.files import make_folder, write_atomically
 from model import LMF, low_rank_fusion
 from reporting import figures
@@ -57,8 +56,8 @@ def make_model(name: str) -> nn.Module:
     """Returns TFN or LMF in the sizes of the paper's comparison."""
     hidden_dims = AUDIO, VIDEO, 2 * TEXT  # the LSTM is twice as wide as its output, as in training
     if name == "TFN":
-        return TFN(INPUT_DIMS, hidden_dims, TEXT, 1)
-    return LMF(INPUT_DIMS, hidden_dims, TEXT, (0.0, 0.0, 0.0), 1, RANK)
+        return TFN(INPUT_DIMS, hidden_dims, TEXT, output_dim=1)
+    return LMF(INPUT_DIMS, hidden_dims, TEXT, (0.0, 0.0, 0.0), output_dim=1, rank=RANK)
 
 
 def parameter_counts(name: str) -> tuple[int, int]:
@@ -66,19 +65,6 @@ def parameter_counts(name: str) -> tuple[int, int]:
     named = [(key, value.numel()) for key, value in make_model(name).named_parameters()]
     fusion = sum(count for key, count in named if "_subnet." not in key)
     return sum(count for _, count in named), fusion
-
-
-class Speed(NamedTuple):
-    """Data points per second of TFN and LMF, in turns: one of each per round."""
-
-    tfn: list[float]
-    lmf: list[float]
-
-    def texts(self) -> list[str]:
-        """Returns the medians, and that of LMF's lead within a round."""
-        lead = statistics.median(b / a for a, b in zip(self.tfn, self.lmf, strict=True))
-        medians = statistics.median(self.tfn), statistics.median(self.lmf)
-        return [*(f"{median:,.0f}" for median in medians), f"{lead:.2f}"]
 
 
 def make_step(name: str, batch_size: int, device: str, training: bool) -> Callable[[], object]:
@@ -103,34 +89,41 @@ def make_step(name: str, batch_size: int, device: str, training: bool) -> Callab
 
 def rate(step: Callable[[], object], device: str, seconds: float) -> float:
     """Returns how many times per second a step can be taken, over about so many seconds."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else torch.cpu.synchronize
     count, elapsed = 1, 0.0
     while elapsed < seconds:
         if elapsed:
             count = math.ceil(count * min(8.0, 1.1 * seconds / elapsed))
-        _synchronize(device)
+        synchronize()
         started = time.perf_counter()
         for _ in range(count):
             step()
-        _synchronize(device)
+        synchronize()
         elapsed = time.perf_counter() - started
     return count / elapsed
 
 
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def measure_speed(
+    batch_size: int, device: str, training: bool, seconds: float
+) -> list[tuple[float, float]]:
+    """Returns data points per second of TFN and of LMF, for each round.
 
-
-def measure_speed(batch_size: int, device: str, training: bool, seconds: float) -> Speed:
-    """Returns TFN's and LMF's speed; they take turns, so that both meet the same disturbances."""
+    They take turns, so that both meet the same disturbances.
+    """
     steps = [make_step(name, batch_size, device, training) for name in ("TFN", "LMF")]
-    speed = Speed([], [])
     for step in steps:
         rate(step, device, seconds / 5)  # warms caches and clocks
-    for _ in range(ROUNDS):
-        for rates, step in zip(speed, steps, strict=True):
-            rates.append(batch_size * rate(step, device, seconds))
-    return speed
+    return [
+        (batch_size * rate(steps[0], device, seconds), batch_size * rate(steps[1], device, seconds))
+        for _ in range(ROUNDS)
+    ]
+
+
+def speed_texts(rounds: Sequence[tuple[float, float]]) -> list[str]:
+    """Returns the medians of TFN and LMF, and that of LMF's lead within a round."""
+    tfn, lmf = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+    lead = statistics.median(lmf / tfn for tfn, lmf in rounds)
+    return [f"{tfn:,.0f}", f"{lmf:,.0f}", f"{lead:.2f}"]
 
 
 def peak_memory(name: str, batch_size: int, device: str) -> float:
@@ -170,17 +163,15 @@ def fusion_costs(device: str, seconds: float) -> dict[str, list[tuple[int, int, 
     The width is that of each of three modalities; a step is forward and backward of the fusion
     alone. The fastest of a few turns counts.
     """
-    cases = {
-        (name, width): make_fusion_step(name, width, device)
-        for name, widths in FUSION_WIDTHS.items()
-        for width in widths
-    }
+    cases = [(name, width) for name, widths in FUSION_WIDTHS.items() for width in widths]
+    steps = {case: make_fusion_step(*case, device) for case in cases}
     best = dict.fromkeys(cases, 0.0)
     for _ in range(ROUNDS):
-        for case, (step, _) in cases.items():
+        for case, (step, _) in steps.items():
             best[case] = max(best[case], rate(step, device, seconds / 10))
     costs: dict[str, list[tuple[int, int, float]]] = {name: [] for name in FUSION_WIDTHS}
-    for (name, width), (_, parameters) in cases.items():
+    for name, width in cases:
+        _, parameters = steps[name, width]
         costs[name].append((width, parameters, 1e6 / FUSION_BATCH / best[name, width]))
     return costs
 
@@ -267,23 +258,16 @@ def _conditions(threads: int) -> str:
 
 def parameter_table() -> str:
     """Returns how many parameters both have, beside the formulas and the paper's numbers."""
-    widths = AUDIO, VIDEO, TEXT
-    counts = {"TFN": parameter_counts("TFN"), "LMF": parameter_counts("LMF")}
+    extended = AUDIO + 1, VIDEO + 1, TEXT + 1
     formulas = {
-        "TFN": ("O·∏(d+1) + O", tfn_fusion_parameters(widths, 1)),
-        "LMF": ("O·r·Σ(d+1) + r + O", lmf_fusion_parameters(widths, 1, RANK)),
+        "TFN": ("O·∏(d+1) + O", math.prod(extended) + 1),
+        "LMF": ("O·r·Σ(d+1) + r + O", RANK * sum(extended) + RANK + 1),
     }
-    rows = [
-        (
-            name,
-            [
-                *(f"{count:,}" for count in counts[name]),
-                f"{formula} = {value:,}",
-                f"{PAPER_PARAMETERS[name] / 1e6:.1f} million",
-            ],
-        )
-        for name, (formula, value) in formulas.items()
-    ]
+    rows = []
+    for name, (formula, value) in formulas.items():
+        counts = [f"{count:,}" for count in parameter_counts(name)]
+        paper = f"{PAPER_PARAMETERS[name] / 1e6:.1f} million"
+        rows.append((name, [*counts, f"{formula} = {value:,}", paper]))
     header = ["Parameters", "in all", "of the fusion", "the fusion by formula", "paper, in all"]
     return table(header, rows)
 
@@ -294,17 +278,16 @@ def speed_table(device: str, batch_sizes: Sequence[int], seconds: float) -> str:
     for batch_size in batch_sizes:
         cells = []
         for training in (True, False):
-            cells += measure_speed(batch_size, device, training, seconds).texts()
+            cells += speed_texts(measure_speed(batch_size, device, training, seconds))
         peaks = [peak_memory(name, batch_size, device) for name in ("TFN", "LMF")]
         cells += ["–" if math.isnan(peak) else f"{peak:.0f}" for peak in peaks]
         rows.append((f"batch {batch_size}", cells))
-    (tfn, lmf), paper = (PAPER_SPEED[name] for name in ("TFN", "LMF")), []
-    for a, b in zip(tfn, lmf, strict=True):
-        paper += [f"{a:,.2f}", f"{b:,.2f}", f"{b / a:.2f}"]
+    paper = []
+    for tfn, lmf in zip(PAPER_SPEED["TFN"], PAPER_SPEED["LMF"], strict=True):
+        paper += [f"{tfn:,.2f}", f"{lmf:,.2f}", f"{lmf / tfn:.2f}"]
     rows.append(("paper, Quadro K4200", [*paper, "–", "–"]))
-    header = [f"Table 3, {device}: data points/s"]
-    for mode in ("training", "testing"):
-        header += [f"{mode} TFN", f"{mode} LMF", f"{mode} LMF : TFN"]
+    header = [f"Table 3, {device}: data points/s", "training TFN", "training LMF"]
+    header += ["training LMF : TFN", "testing TFN", "testing LMF", "testing LMF : TFN"]
     return table([*header, "peak MB TFN", "peak MB LMF"], rows)
 
 

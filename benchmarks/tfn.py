@@ -66,13 +66,3 @@ def tensor_fusion(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Ten
         z = torch.cat([x.new_ones(len(x), 1), x], dim=1)
         product = (product.unsqueeze(2) * z.unsqueeze(1)).flatten(1)
     return nn.functional.linear(product, weight, bias)
-
-
-def tfn_fusion_parameters(widths: Sequence[int], output_dim: int) -> int:
-    """Returns how many parameters the full tensor fusion has: O · ∏ (d_m + 1) + O."""
-    return output_dim * math.prod(width + 1 for width in widths) + output_dim
-
-
-def lmf_fusion_parameters(widths: Sequence[int], output_dim: int, rank: int) -> int:
-    """Returns how many parameters the low-rank fusion has: O · r · Σ (d_m + 1) + r + O."""
-    return output_dim * rank * sum(width + 1 for width in widths) + rank + output_dim

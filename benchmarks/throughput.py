@@ -133,11 +133,9 @@ def workers(
 
     def timed() -> Iterator[list[Job]]:
         started.append(time.perf_counter())
+        slots = len(devices)
         yield from chunks(
-            jobs,
-            len(settings),
-            lambda: len(devices),
-            lambda size: stack or default_slots(size, kind),
+            jobs, len(settings), lambda: slots, lambda size: stack or default_slots(size, kind)
         )
 
     messages = LocalBackend(devices).train(timed(), trainer, data)
@@ -186,14 +184,14 @@ def rows(
 ) -> list[tuple[str, ...]]:
     """Returns the table, a row per way, as texts."""
     base = measured["release"].settings / measured["release"].seconds
-    table = []
-    for name, (settings, seconds, flops) in measured.items():
-        table.append((
+    return [
+        (
             name, device, str(settings), str(epochs), f"{seconds:.1f}",
             f"{3600 * settings / seconds:.0f}", f"{settings / seconds / base:.1f}",
             f"{flops / seconds / 1e9:.1f}", f"{flops / seconds / speed:.3f}",
-        ))  # fmt: skip
-    return table
+        )
+        for name, (settings, seconds, flops) in measured.items()
+    ]  # fmt: skip
 
 
 def _flags() -> Parser:

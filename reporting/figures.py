@@ -26,14 +26,7 @@ RANK_LABELS = 12
 def hyperparameter_sheet(
     path: Path, losses: Mapping[str, Mapping[float, Sequence[float]]], label: str, title: str
 ) -> None:
-    """Draws validation losses by value, one panel per hyperparameter.
-
-    Args:
-        path: The PNG.
-        losses: By hyperparameter and value, the loss of each setting that has it.
-        label: What the loss is, with its unit.
-        title: What was searched.
-    """
+    """Draws each setting's validation loss by value, one panel per hyperparameter, as a PNG."""
     columns = min(4, len(losses))
     rows = -(-len(losses) // columns)
     figure = Figure(figsize=(1 + 2.6 * columns, 0.6 + 2.1 * rows), layout="constrained")
@@ -63,8 +56,8 @@ def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
         alpha = max(0.05, min(0.5, 30 / len(losses))) if boxes else 0.9
         panel.scatter(place + offsets, losses, s=14, color=LIGHT, alpha=alpha, linewidths=0)
         if not boxes:
-            low, high = place - 0.3, place + 0.3
-            panel.hlines(np.median(losses), low, high, color="black", linewidth=2, zorder=0.9)
+            bar = {"color": "black", "linewidth": 2, "zorder": 0.9}
+            panel.hlines(np.median(losses), place - 0.3, place + 0.3, **bar)
     if boxes:
         style = {"color": DARK, "linewidth": 1.2}
         panel.boxplot(
@@ -72,10 +65,8 @@ def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
             positions=places,
             widths=0.6,
             showfliers=False,
-            boxprops=style,
-            whiskerprops=style,
-            capprops=style,
             medianprops={"color": "black", "linewidth": 2},
+            **dict.fromkeys(("boxprops", "whiskerprops", "capprops"), style),
         )
     labels = [f"{value:g}" for value in by_value]
     step = 1 + sum(len(label) + 1 for label in labels) // LABEL_ROOM
@@ -95,25 +86,16 @@ def _limits(losses: Sequence[float]) -> tuple[float, float]:
 
 
 def rank_study(path: Path, scores: Mapping[int, np.ndarray], label: str, title: str) -> None:
-    """Draws a test score against rank: each seed, and mean and standard deviation.
-
-    Args:
-        path: The PNG.
-        scores: By rank, the score of each seed.
-        label: What the score is, with its unit.
-        title: What was trained.
-    """
+    """Draws each seed's test score against rank, with mean and standard deviation, as a PNG."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    for rank, values in scores.items():
-        beside = [1.07 * rank] * len(values)
-        axes.scatter(beside, values, s=22, color=LIGHT, linewidths=0, zorder=2)
-    ranks = list(scores)
-    means = [values.mean() for values in scores.values()]
-    spreads = [values.std(ddof=1) if len(values) > 1 else 0 for values in scores.values()]
-    axes.errorbar(ranks, means, spreads, color=DARK, marker="s", capsize=4, linewidth=1.6, zorder=3)
-    axes.scatter([], [], s=22, color=LIGHT, label="one seed")
-    axes.errorbar([], [], [], color=DARK, marker="s", label="mean ± standard deviation")
+    ranks, values = list(scores), list(scores.values())
+    beside = 1.07 * np.repeat(ranks, [len(seeds) for seeds in values])
+    axes.scatter(beside, np.concatenate(values), s=22, color=LIGHT, linewidths=0, label="one seed")
+    means = [seeds.mean() for seeds in values]
+    spreads = [seeds.std(ddof=1) if len(seeds) > 1 else 0 for seeds in values]
+    style = {"color": DARK, "marker": "s", "capsize": 4, "linewidth": 1.6}
+    axes.errorbar(ranks, means, spreads, label="mean ± standard deviation", zorder=3, **style)
     axes.set_xscale("log", base=2)
     if len(ranks) > RANK_LABELS:
         ranks = [2**i for i in range(max(ranks).bit_length()) if 2**i >= min(ranks)]
@@ -126,17 +108,10 @@ def rank_study(path: Path, scores: Mapping[int, np.ndarray], label: str, title: 
 def learning_curves(
     path: Path, history: np.ndarray, best_epoch: int, label: str, title: str
 ) -> None:
-    """Draws training and validation loss against the epoch.
-
-    Args:
-        path: The PNG.
-        history: Training and validation loss of each epoch.
-        best_epoch: The epoch, from 1, that was kept.
-        label: What the loss is, with its unit.
-        title: What was trained.
+    """Draws training and validation loss against the epoch, and rings the one that was kept.
 
     Shape:
-        history (epochs, 2).
+        history (epochs, 2): training and validation; epochs count from 1.
     """
     train, valid = history.T
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -145,12 +120,8 @@ def learning_curves(
     mark = "." if len(epochs) < 60 else ""
     axes.plot(epochs, train, color=LIGHT, linestyle="--", marker=mark, label="training")
     axes.plot(epochs, valid, color=DARK, marker=mark, label="validation")
-    axes.scatter(
-        [best_epoch], [valid[best_epoch - 1]], s=90, facecolors="none", edgecolors="black", zorder=3
-    )
-    axes.scatter(
-        [], [], s=90, facecolors="none", edgecolors="black", label=f"kept: epoch {best_epoch}"
-    )
+    ring = {"s": 90, "facecolors": "none", "edgecolors": "black", "zorder": 3}
+    axes.scatter(best_epoch, valid[best_epoch - 1], label=f"kept: epoch {best_epoch}", **ring)
     axes.set_ylim(*_limits([*train, *valid]))  # the first epochs may lie above
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes, "epoch", label, title)
@@ -168,15 +139,16 @@ def fusion_costs(
         device: Where the time was measured.
 
     Returns:
-        By method, the power of the width with which the time grows: the slope over the three
-        largest widths, which the figure shows.
+        By method, the power of the width with which the time grows, over the three largest.
     """
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     slopes = {}
-    titles = ("parameters of the fusion", f"forward and backward of the fusion, {device}")
-    labels = ("parameters", "time per data point (µs)")
-    for column, (axes, title, label) in enumerate(zip(panels, titles, labels, strict=True), 1):
+    shown = (
+        (1, "parameters of the fusion", "parameters"),
+        (2, f"forward and backward of the fusion, {device}", "time per data point (µs)"),
+    )
+    for axes, (column, title, label) in zip(panels, shown, strict=True):
         for (name, points), style in zip(costs.items(), STYLES, strict=False):
             widths = [point[0] for point in points]
             values = [point[column] for point in points]

@@ -1,10 +1,11 @@
-"""What the train scripts wrote, read back: results_*.csv and the .json beside it."""
+"""What the train scripts wrote, read back: results_*.csv, the .json beside it, model_*.pt."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, count
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from data.corpora import CORPORA
 from data.files import InputError, MissingFile, open_regular
-from search.columns import Columns
+from search.columns import Columns, printed
 from search.experiment import Experiment
 from search.provenance import read_provenance
 from search.run_files import RunFiles
@@ -76,19 +78,11 @@ class Run:
     @property
     def diverged(self) -> int:
         """How many rows have no validation loss."""
-        losses = (self.values(setting, self.columns.valid_loss) for setting in self.rows)
-        return sum(int(np.isnan(loss).sum()) for loss in losses)
+        return sum(int(np.isnan(self.losses(setting)).sum()) for setting in self.rows)
 
-    @property
-    def best_row(self) -> tuple[float, Setting, int] | None:
-        """The least validation loss, and the setting and seed that have it: their model is kept."""
-        found = (
-            (seeds[seed][0], setting, seed)
-            for setting, seeds in self.rows.items()
-            for seed in seeds
-            if np.isfinite(seeds[seed][0])
-        )
-        return min(found, default=None)
+    def losses(self, setting: Setting) -> np.ndarray:
+        """Returns the validation losses of a setting, in the order of its seeds: (n,)."""
+        return self.values(setting, self.columns.valid_loss)
 
     def values(self, setting: Setting, column: str) -> np.ndarray:
         """Returns one score of a setting, in the order of its seeds: (n,).
@@ -102,8 +96,8 @@ class Run:
                 f"train_{self.experiment.name}.py: expected the column {column!r} among its "
                 "scores, since the report shows it, got none; name it there"
             )
-        seeds = self.rows[setting]
-        return np.array([seeds[seed][columns.index(column)] for seed in sorted(seeds)])
+        place = columns.index(column)
+        return np.array([scores[place] for _, scores in sorted(self.rows[setting].items())])
 
     @cached_property
     def candidates(self) -> list[Setting]:
@@ -111,16 +105,14 @@ class Run:
 
         Seeds are to come where other settings have more of them.
         """
-        losses = {setting: self.values(setting, self.columns.valid_loss) for setting in self.rows}
-        whole = [setting for setting, loss in losses.items() if np.isfinite(loss).all()]
-        most = max((len(losses[setting]) for setting in whole), default=0)
-        return [setting for setting in whole if len(losses[setting]) == most]
+        whole = [setting for setting in self.rows if np.isfinite(self.losses(setting)).all()]
+        most = max((len(self.rows[setting]) for setting in whole), default=0)
+        return [setting for setting in whole if len(self.rows[setting]) == most]
 
     def ranking(self, valid_column: str = "") -> list[Setting]:
         """Returns the candidates, the best first, by the mean over seeds of a validation score.
 
-        Args:
-            valid_column: By which score, lower being better; the validation loss if empty.
+        Without a column of one, lower being better, that is the validation loss.
         """
         column = valid_column or self.columns.valid_loss
         return sorted(self.candidates, key=lambda setting: self.values(setting, column).mean())
@@ -137,21 +129,7 @@ def read_runs(places: Iterable[Path], experiments: Experiments) -> tuple[list[Ru
     Raises:
         InputError: A place does not exist.
     """
-    runs, left_out = [], []
-    for path in {os.path.realpath(path): path for path in find_results(places)}.values():
-        try:
-            runs.append(read_run(path, experiments))
-        except InputError as error:
-            left_out.append(str(error))
-    return distinct(runs), left_out
-
-
-def find_results(places: Iterable[Path]) -> Iterator[Path]:
-    """Yields the CSV files that are named, and those in the folders that are named.
-
-    Raises:
-        InputError: A place does not exist.
-    """
+    paths: dict[str, Path] = {}
     for place in places:
         try:
             is_folder = place.stat() and place.is_dir()
@@ -159,10 +137,18 @@ def find_results(places: Iterable[Path]) -> Iterator[Path]:
             raise InputError(
                 f"{place}: expected a results_*.csv or a folder of them, got: {error.strerror}"
             ) from None
-        yield from sorted(place.glob("results_*.csv")) if is_folder else [place]
+        found = sorted(place.glob("results_*.csv")) if is_folder else [place]
+        paths.update((os.path.realpath(path), path) for path in found)
+    runs, left_out = [], []
+    for path in paths.values():
+        try:
+            runs.append(read_run(path, experiments))
+        except InputError as error:
+            left_out.append(str(error))
+    return _distinct(runs), left_out
 
 
-def distinct(runs: Sequence[Run]) -> list[Run]:
+def _distinct(runs: Sequence[Run]) -> list[Run]:
     """Returns the runs, each with a name of its own.
 
     Those that share one have their folder's before it, and a number after it if that is shared too.
@@ -184,12 +170,12 @@ def read_run(path: Path, experiments: Experiments) -> Run:
     Raises:
         InputError: The file, or the .json beside it, is none that a train script wrote.
     """
-    open_regular(path).close()  # a pipe would be waited for
     name = path.stem.removeprefix("results_")
     if len(os.fsencode(name)) > LONGEST_NAME:
         raise InputError(f"{path}: expected a shorter name, of {LONGEST_NAME} bytes at most")
-    origin = _read_origin(RunFiles.of(path, path.parent).json, experiments)
-    experiment = experiments[origin.data_set] if origin else _by_columns(path, experiments)
+    first = first_line(path)
+    origin = _read_origin(path.with_suffix(".json"), experiments)
+    experiment = experiments[origin.data_set] if origin else _by_columns(first, experiments)
     header = read_header(path, experiment.columns)
     emotion = origin.emotion if origin else _emotion(path, experiment)
     table = read_table(path, header, score_columns(experiment.columns))
@@ -208,41 +194,92 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
         found = read_provenance(path)
     except MissingFile:
         return None
-    name, fixed = found["data_set"], found["fixed"]
+    name, emotion, fixed = found["data_set"], found["emotion"], found["fixed"]
     sha256 = value if isinstance(value := fixed.get("data sha256"), str) else ""
     epochs, patience = (
         value if type(value := fixed.get(key)) is int else 0 for key in ("epochs", "patience")
     )
     fits = {
         "data_set": name in experiments,
-        "emotion": name in CORPORA and found["emotion"] in (CORPORA[name].emotions or (None,)),
+        "emotion": name in CORPORA and emotion in (CORPORA[name].emotions or (None,)),
         "data_file": "\0" not in found["data_file"],
         "data sha256": sha256 != "",
         "epochs": epochs > 0,
         "patience": patience > 0,
     }
-    odd = [field for field, fit in fits.items() if not fit]
-    if odd:
+    if odd := [field for field, fit in fits.items() if not fit]:
         raise InputError(
             f"{path}: expected what a train script writes beside its CSV, got another "
             f"{', '.join(odd)}, or none; remove the file if it is none of theirs"
         )
-    return Origin(name, found["emotion"], Path(found["data_file"]), sha256, epochs, patience)
+    return Origin(name, emotion, Path(found["data_file"]), sha256, epochs, patience)
 
 
-def _by_columns(path: Path, experiments: Experiments) -> Experiment:
-    found = set(first_line(path))
+def _by_columns(header: Sequence[str], experiments: Experiments) -> Experiment:
+    found = set(header)
     return max(experiments.values(), key=lambda one: len(found.intersection(one.columns.all())))
 
 
 def _emotion(path: Path, experiment: Experiment) -> str | None:
     emotions = CORPORA[experiment.name].emotions
-    if not emotions:
-        return None
     emotion = next((word for word in path.stem.split("_") if word in emotions), None)
-    if emotion is None:
+    if emotions and not emotion:
         raise InputError(
             f"{path}: expected the emotion, {', '.join(emotions)}, in the file's name or in the "
             f".json beside it, got neither; name the file results_{experiment.name}_EMOTION_1.csv"
         )
     return emotion
+
+
+class History(NamedTuple):
+    """How a run's best model was trained: losses of training and validation, (epochs, 2)."""
+
+    losses: np.ndarray
+    best_epoch: int
+
+
+def read_history(run: Run, folder: Path) -> History:
+    """Returns how the best model of a run, which has candidates, was trained.
+
+    Raises:
+        InputError: There is no such model, or it is not that of the run's best row.
+    """
+    path = RunFiles.of(run.path, folder).model
+    loss, setting, seed = min(
+        (scores[0], setting, seed)
+        for setting, by_seed in run.rows.items()
+        for seed, scores in by_seed.items()
+        if np.isfinite(scores[0])
+    )
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that look like none of torch's
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            history = _history(checkpoint["history"], checkpoint["best_epoch"])
+            kept_loss = history.losses[history.best_epoch - 1, 1]
+            is_of_row = (
+                float(printed(kept_loss)) == float(printed(checkpoint["valid_loss"])) == loss
+                and Setting(**checkpoint["setting"]) == setting
+                and (type(checkpoint["seed"]), checkpoint["seed"]) == (int, seed)
+            )
+        except Exception as error:  # other files make torch.load raise anything
+            raise InputError(
+                f"{path}: expected a model that a train script wrote, got something else "
+                f"({type(error).__name__})"
+            ) from None
+    if not is_of_row:
+        raise InputError(
+            f"{path}: expected the model of the best row ({run.columns.valid_loss} "
+            f"{printed(loss)}, seed {seed}), got that of another; bring the right one back"
+        )
+    return history
+
+
+def _history(losses: Sequence[tuple[float, float]], best_epoch: int) -> History:
+    """Returns a model's history; raises ValueError or TypeError if it is none."""
+    array = np.array(losses, dtype=float)
+    if array.ndim != 2 or array.shape[1] != 2 or not (np.abs(array) <= LARGEST).all():
+        raise ValueError("history")
+    if type(best_epoch) is not int or not 1 <= best_epoch <= len(array):
+        raise ValueError("best epoch")
+    return History(array, best_epoch)

@@ -10,9 +10,8 @@ import numpy as np
 from data.corpora import CORPORA
 from data.files import InputError
 from reporting import figures
-from reporting.history import read_history
 from reporting.markdown import image, markdown, table
-from reporting.runs import Run
+from reporting.runs import Run, read_history
 from reporting.table2 import PUBLISHED, Score, span, table_2
 from training.setting import Setting, describe
 
@@ -51,18 +50,16 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
         parts.append("\n".join(["Left out:\n", *(f"- {markdown(why)}" for why in left_out)]))
     for name, corpus in CORPORA.items():
         found = [run for run in runs if run.experiment.name == name]
-        if found:
-            parts += [f"## {corpus.title}", _data_lines(found), *_table_2(found)]
+        if not found:
+            continue
+        parts += [f"## {corpus.title}", _data_lines(found)]
+        try:
+            parts += [*table_2(found)]
+        except InputError as error:
+            parts.append(f"No table 2: {markdown(str(error))}.")
         for run in found:
             parts += _run_section(run, models, folder)
     return "\n\n".join(parts) + "\n"
-
-
-def _table_2(runs: Sequence[Run]) -> list[str]:
-    try:
-        return [*table_2(runs)]
-    except InputError as error:
-        return [f"No table 2: {markdown(str(error))}."]
 
 
 def _data_lines(runs: Iterable[Run]) -> str:
@@ -132,16 +129,12 @@ def _label(run: Run, column: str) -> str:
 
 
 def _best_settings(run: Run) -> str:
-    columns = run.columns
+    columns = run.columns.valid_loss, run.columns.headline
     rows = []
     for place, setting in enumerate(run.ranking()[:5], 1):
-        cells = [
-            Score("", column).text(run.values(setting, column))
-            for column in (columns.valid_loss, columns.headline)
-        ]
-        label = f"{place}. `{describe(setting)}`"
-        rows.append((label, [*cells, str(len(run.rows[setting]))]))
-    return table(["Best settings", columns.valid_loss, columns.headline, "n"], rows)
+        cells = [Score("", column).text(run.values(setting, column)) for column in columns]
+        rows.append((f"{place}. `{describe(setting)}`", [*cells, str(len(run.rows[setting]))]))
+    return table(["Best settings", *columns, "n"], rows)
 
 
 def losses_by_value(run: Run) -> dict[str, dict[float, list[float]]]:
@@ -151,14 +144,11 @@ def losses_by_value(run: Run) -> dict[str, dict[float, list[float]]]:
     """
     losses: dict[str, dict[float, list[float]]] = {name: {} for name in Setting._fields}
     for setting in run.candidates:
-        loss = float(run.values(setting, run.columns.valid_loss).mean())
+        loss = float(run.losses(setting).mean())
         for name, value in zip(Setting._fields, setting, strict=True):
             losses[name].setdefault(value, []).append(loss)
-    return {
-        name: dict(sorted(by_value.items()))
-        for name, by_value in losses.items()
-        if len(by_value) > 1
-    }
+    varied = {name: by_value for name, by_value in losses.items() if len(by_value) > 1}
+    return {name: dict(sorted(by_value.items())) for name, by_value in varied.items()}
 
 
 def rank_study(run: Run) -> list[Setting]:
@@ -168,11 +158,11 @@ def rank_study(run: Run) -> list[Setting]:
     """
     alike: dict[Setting, list[Setting]] = {}
     for setting in run.rows:
-        if np.isfinite(run.values(setting, run.columns.valid_loss)).any():
+        if np.isfinite(run.losses(setting)).any():
             alike.setdefault(setting._replace(rank=0), []).append(setting)
 
     def worth(group: list[Setting]) -> tuple[int, int, float]:
-        losses = [run.values(setting, run.columns.valid_loss) for setting in group]
+        losses = [run.losses(setting) for setting in group]
         return len(group), sum(map(len, losses)), -min(np.nanmean(loss) for loss in losses)
 
     most = max(alike.values(), key=worth, default=[])
@@ -187,14 +177,14 @@ def _rank_section(run: Run, folder: Path) -> Iterator[str]:
     score = Score("", headline)
     rows, scores = [], {}
     for setting in study:
-        losses = run.values(setting, run.columns.valid_loss)
+        losses = run.losses(setting)
         ok = np.isfinite(losses)
         values = run.values(setting, headline)[ok]
         scores[setting.rank] = np.where(np.isfinite(values), values, np.nan)
         cells = [score.text(values), score.text(losses[ok])]
         rows.append((f"{setting.rank:g}", [*cells, str(ok.sum()), str((~ok).sum())]))
     path = folder / f"rank_{run.name}.png"
-    seeds = span(len(values) for values in scores.values())
+    seeds = span([len(values) for values in scores.values()])
     title = f"{run.name}: rank study, n = {seeds} seeds, all else equal"
     figures.rank_study(path, scores, _label(run, headline), title)
     yield f"The paper's figure 4. All else is equal: `{_without_rank(study[0])}`."

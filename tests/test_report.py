@@ -63,6 +63,9 @@ def test_run_in_which_all_diverged_is_reported_as_such(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert cells(text, "pom_1 (all diverged)") == ["–", "–", "–"]
     assert "settings 2, trainings 2, 2 of them without result" in text
+    assert "urves" not in text
+    with pytest.raises(InputError, match=r"results_pom_1\.csv: expected a row with a validation"):
+        report.main(["--best_grid", str(path)])
 
 
 def test_single_row_makes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,13 +113,6 @@ def test_rank_study_compares_settings_that_differ_in_nothing_else(tmp_path: Path
     assert (tmp_path / "rank_mosi_1.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_no_rank_study_where_something_else_differs_too(tmp_path: Path) -> None:
-    settings = [SETTING, SETTING._replace(rank=8, batch_size=8)]
-    rows = make_rows("mosi", settings, 1)
-    run = read(write_results(tmp_path / "results_mosi_1.csv", "mosi", rows))
-    assert sections.rank_study(run) == []
-
-
 def test_best_grid_is_the_best_setting_as_the_grid_flag_takes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,14 +126,6 @@ def test_best_grid_is_the_best_setting_as_the_grid_flag_takes_it(
     assert chosen == {name: [value] for name, value in SETTING._asdict().items() if name != "rank"}
 
 
-def test_best_grid_of_rows_that_all_diverged_is_refused(tmp_path: Path) -> None:
-    rows = make_rows("mosi", [SETTING], 1)
-    diverge("mosi", rows[0])
-    path = write_results(tmp_path / "results_mosi_1.csv", "mosi", rows)
-    with pytest.raises(InputError, match=r"results_mosi_1\.csv: expected a row with a validation"):
-        sections.best_grid(read(path))
-
-
 def test_figures_are_drawn_for_hundreds_of_settings(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     drawn = [Setting(*(random.choice(GRID[name]) for name in Setting._fields)) for _ in range(200)]
@@ -146,18 +134,12 @@ def test_figures_are_drawn_for_hundreds_of_settings(tmp_path: Path) -> None:
     assert (tmp_path / "hyperparameters_mosi_1.png").stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_report_is_printed_on_a_terminal_that_lacks_its_characters(
-    tmp_path: Path, encoding: str
-) -> None:
+def test_report_is_printed_on_a_terminal_that_lacks_its_characters(tmp_path: Path) -> None:
     write_results(tmp_path / "results_mosi_1.csv", "mosi", make_rows("mosi", [SETTING], 2))
     script = Path(report.__file__)
     command = [sys.executable, str(script), str(tmp_path), "--output_path", str(tmp_path / "new")]
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=False)
     assert (run.returncode, run.stderr) == (0, b"")
     text = (tmp_path / "new" / "report.md").read_text(encoding="utf-8")
-    assert text.encode(encoding, "backslashreplace") in run.stdout
-    with Path("/dev/full").open("w") as full:
-        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (run.returncode, run.stderr.count(b"\n")) == (1, 1)
+    assert text.encode("ascii", "backslashreplace") in run.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from typing import NamedTuple
@@ -13,7 +12,6 @@ from search.table import Table
 from training.result import Data, Task
 from training.setting import Setting
 from training.stacked import Job
-from utils import Loaded, load_corpus
 
 
 class Experiment(NamedTuple):
@@ -31,10 +29,6 @@ class Experiment(NamedTuple):
     grid: Grid
     columns: Columns
     task: Callable[[Data], Task]
-
-    def load(self, options: argparse.Namespace, emotion: str | None) -> Loaded:
-        """Returns the data that the options name, and the checksum of the file they come from."""
-        return load_corpus(options.data_path, self.name, options.max_len, emotion)
 
 
 class Plan(NamedTuple):

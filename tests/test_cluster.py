@@ -25,7 +25,7 @@ from test_search import command, refused, rows, words
 from test_workers import JOBS, SETTING, Pretending, reasons, tiny_data
 
 import train_mosi
-from search import cluster, jobs, mailbox
+from search import cluster, jobs, task
 from search.cluster import Cluster, connected
 from search.jobs import Trainer
 from search.messages import Notice
@@ -261,7 +261,7 @@ def test_few_tasks_are_sent_ahead_of_those_that_run(ray: ModuleType, tmp_path: P
     )
     for message in messages:
         finished += isinstance(message, Result)
-        assert drawn - finished <= 3 + mailbox._ROOM  # two cores, and one task ahead
+        assert drawn - finished <= 3 + task._ROOM  # two cores, and one task ahead
         if finished == 20:
             break
     messages.close()

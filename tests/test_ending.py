@@ -127,7 +127,7 @@ def test_only_what_is_proved_to_be_dead_is_removed(
     left = {in_use.path.name, new.path.name, "lmf-ofothers", "lmf-afileof8"}
     assert {path.name for path in folder.iterdir()} == left
     for own in (in_use, new):
-        own.remove()
+        own.close()
 
 
 def test_where_no_temporary_folder_is_fit_a_line_says_what_is(

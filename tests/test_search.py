@@ -25,7 +25,7 @@ import train_iemocap
 import train_mosi
 import train_pom
 from model import LMF
-from search import experiment, search
+from search import search
 from search.options import run_script
 from training.setting import RANGES, Setting
 from utils import InputError, load_mosi
@@ -431,7 +431,7 @@ def test_a_run_is_not_continued_under_other_conditions(
 def test_the_checksum_is_that_of_the_bytes_that_were_trained_on(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = experiment.load_corpus
+    load = search.load_corpus
     old, new = tiny_arrays("mosi"), tiny_arrays("mosi", seed=1)
     folder = pickled(tmp_path / "data", "mosi", old)
     options |= {"data_path": folder, "settings": 1}
@@ -442,7 +442,7 @@ def test_the_checksum_is_that_of_the_bytes_that_were_trained_on(
         pickled(folder, "mosi", new)
         return loaded
 
-    monkeypatch.setattr(experiment, "load_corpus", load_and_replace)
+    monkeypatch.setattr(search, "load_corpus", load_and_replace)
     path = train_mosi.main(options)
     monkeypatch.undo()
     assert json.loads(path.with_suffix(".json").read_text())["fixed"]["data sha256"] == before

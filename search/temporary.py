@@ -99,12 +99,8 @@ def _kill_agents(folder: Path) -> None:
     """Ends Ray's processes that outlive a killed driver and keep their logs in its folder."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            of_ray = (process / "cmdline").read_bytes().startswith(b"ray::")
-            if of_ray and any(_is_in(folder, file) for file in (process / "fd").iterdir()):
+            if not (process / "cmdline").read_bytes().startswith(b"ray::"):
+                continue
+            files = map(os.path.realpath, (process / "fd").iterdir())
+            if any(file.startswith(f"{folder}/") for file in files):
                 os.kill(int(process.name), signal.SIGKILL)
-
-
-def _is_in(folder: Path, file: Path) -> bool:
-    with contextlib.suppress(OSError):  # it was closed
-        return os.readlink(file).startswith(f"{folder}/")
-    return False

@@ -83,12 +83,6 @@ def test_hyperparams_file_has_the_published_settings(
         assert settings[position(settings, setting)] == setting
 
 
-def test_hyperparams_file_says_that_none_was_published_for_mosi() -> None:
-    with pytest.raises(InputError, match="none was published for CMU-MOSI"):
-        read_hyperparams(HYPERPARAMS_FILE, "mosi")
-    assert "None was published" in HYPERPARAMS_FILE.read_text()
-
-
 def test_single_settings_are_chosen_by_name() -> None:
     found = read_hyperparams(HYPERPARAMS_FILE, "iemocap", ["sad"])
     assert found == {"sad": PUBLISHED_IEMOCAP["sad"]}

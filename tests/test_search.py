@@ -342,17 +342,14 @@ def test_a_run_goes_on_with_other_grids_and_more_seeds(
         ({"max_len": 3}, "max_len (then None, now 3)"),
         ({"seed": 1}, "seed (then 0, now 1)"),
         ({"stack": 1}, "path (then fast, now reference)"),
-        ({"data_path": "other"}, "data sha256"),
     ],
 )
 def test_a_run_is_not_continued_under_other_conditions(
-    change: Options, named: str, options: Options, tmp_path: Path
+    change: Options, named: str, options: Options
 ) -> None:
     options["settings"] = 1
     path = train_mosi.main(options)
     before = path.read_bytes()
-    if "data_path" in change:
-        change = {"data_path": pickled(tmp_path / "other", "mosi", tiny_arrays("mosi", seed=1))}
     with pytest.raises(InputError) as caught:
         train_mosi.main({**options, **change, "settings": 2})
     assert named in str(caught.value)
@@ -442,22 +439,8 @@ def refused(data_set: str, line: list[str]) -> str:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("--epochs 0", "--epochs: expected a whole number from 1 to 1,000,000,000, got '0'"),
-        ("--epochs 1.5", "--epochs: expected a whole number from 1 to"),
-        ("--patience 0", "--patience: expected a whole number from 1 to"),
-        ("--settings 0", "--settings: expected a whole number from 1 to"),
-        ("--output_dim x", "--output_dim: expected a whole number from 1 to"),
         ("--output_dim 2", "--output_dim: expected 1, as many as the labels' columns, got 2"),
-        ("--seed -1", "--seed: expected a whole number from 0 to"),
-        (f"--seed {2**63}", f"--seed: expected a whole number from 0 to {2**63 - 1:,}"),
         (f"--seed {2**63 - 3} --repeats 4", f"--seed: expected at most {2**63 - 4} with"),
-        ("--repeats 1001", "--repeats: expected a whole number from 1 to 1,000"),
-        (f"--patience {10**10}", "--patience: expected a whole number from 1 to"),
-        (f"--max_len {10**12}", "--max_len: expected a whole number from 1 to 10,000, got"),
-        (f"--settings {10**9}", "--settings: expected a whole number from 1 to 100,000,000"),
-        (f"--jobs {10**6}", "--jobs: expected a whole number from 1 to 100,000"),
-        (f"--stack {10**5}", "--stack: expected a whole number from 1 to 10,000"),
-        (f"--epochs {'9' * 5000}", "--epochs: expected a whole number from 1 to"),
         ("--run_id a/b", "--run_id: expected a part of a file name, got 'a/b'"),
         ("--signiture ..", "--signiture/--signature: expected a part of a file name"),
         ("--cuda maybe", "--cuda: expected True or False, got 'maybe'"),
@@ -491,13 +474,18 @@ def test_bad_flags_are_refused_in_one_line_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["output_path", "model_path"])
-def test_a_file_in_a_folders_place_is_refused(place: str, options: Options, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    options[place] = tmp_path / "file"
-    assert "expected a folder" in refused("mosi", words(options))
-    assert written(tmp_path) == {"file"}
-    assert (tmp_path / "file").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("flag", "least", "most"),
+    [
+        *(("epochs", 1, 10**9), ("patience", 1, 10**9), ("output_dim", 1, 10**9)),
+        *(("settings", 1, 10**8), ("repeats", 1, 1000), ("seed", 0, 2**63 - 1)),
+        *(("max_len", 1, 10_000), ("jobs", 1, 100_000), ("stack", 1, 10_000)),
+    ],
+)
+def test_whole_numbers_have_bounds(flag: str, least: int, most: int) -> None:
+    for text in (str(least - 1), str(most + 1), "1.5", "x", "9" * 5000):
+        message = f": expected a whole number from {least} to {most:,}, got '{text}'"
+        assert refused("mosi", [f"--{flag}", text]).endswith(f"--{flag}{message}")
 
 
 @pytest.mark.parametrize("emotion", ["joy", "Happy"])
@@ -546,16 +534,9 @@ def test_help_gives_each_flag_and_its_default(
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for flag, default in {
-        "--run_id": 1,
-        "--epochs": epochs,
-        "--patience": 20,
-        "--output_dim": outputs,
-        "--signature": data_set,
-        "--data_path": "./data",
-        "--model_path": "./models",
-        "--output_path": "./results",
-        "--seed": 0,
-        "--repeats": 1,
+        **{"--run_id": 1, "--epochs": epochs, "--patience": 20, "--output_dim": outputs},
+        **{"--signature": data_set, "--data_path": "./data", "--model_path": "./models"},
+        **{"--output_path": "./results", "--seed": 0, "--repeats": 1},
         **({"--emotion": "happy"} if data_set == "iemocap" else {}),
     }.items():
         after = text.split(f" {flag} ")[-1]

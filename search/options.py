@@ -82,14 +82,7 @@ def _address(text: str) -> str:
 
 
 def parser(description: str | None, name: str, epochs: int, output_dim: int) -> Parser:
-    """Returns the flags that all three scripts have, with one data set's defaults.
-
-    Args:
-        description: Of the script.
-        name: Of the data set; it is put into the file names.
-        epochs: Default of --epochs.
-        output_dim: Default of --output_dim.
-    """
+    """Returns the flags that all three scripts have, with one data set's defaults."""
     flags = Parser(description=description)
     add = flags.add_argument_group("files").add_argument
     add("--data_path", default="./data", help="folder of the pickles")

@@ -41,13 +41,7 @@ from training.setting import Setting, describe
 
 
 class Records:
-    """The files of one run, locked against other processes while it is open.
-
-    Args:
-        files: Where they are, or will be.
-        columns: Those of the data set.
-        provenance: What is written to the .json.
-    """
+    """The files of one run, locked against other processes while it is open."""
 
     def __init__(self, files: RunFiles, columns: Columns, provenance: Provenance) -> None:
         self.files, self.columns, self.provenance = files, columns, provenance
@@ -186,9 +180,7 @@ class Records:
     def add(self, result: Result, about: Mapping[str, object]) -> Row:
         """Writes one result, and its model if it is the best by validation; returns its row.
 
-        Args:
-            result: What came of a (setting, seed).
-            about: What the model's file is to hold beside the result.
+        The model's file holds `about` beside the result.
         """
         texts = _texts(result, self.columns)
         loss = float(texts[self.columns.valid_loss])

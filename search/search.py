@@ -42,10 +42,7 @@ from utils import load_corpus
 def search(experiment: Experiment, options: argparse.Namespace, emotion: str | None = None) -> Path:
     """Trains what the options ask for and has not been trained yet; returns the CSV's path.
 
-    Args:
-        experiment: The data set's.
-        options: As read from the flags.
-        emotion: IEMOCAP's, which is put into the file names.
+    IEMOCAP's emotion is put into the file names.
 
     Raises:
         InputError: Something that was given doesn't fit; nothing is overwritten.

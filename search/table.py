@@ -21,20 +21,14 @@ from training.setting import Setting, parse_value
 class Table(NamedTuple):
     """The rows of a CSV as arrays, each (setting, seed) once: a million of them take 70 MB.
 
-    Attributes:
-        values: Each hyperparameter's values, in the order in which the file first has them.
-        places: Where each row's values stand in `values`.
-        seeds: Each row's seed.
-        scores: The columns that were asked for; NaN where a setting diverged or failed.
-
     Shape:
         places are (hyperparameters, rows), seeds (rows,), scores (columns, rows).
     """
 
-    values: list[list[float]]
-    places: np.ndarray
+    values: list[list[float]]  # of each hyperparameter, in the order in which the file has them
+    places: np.ndarray  # where each row's values stand in `values`
     seeds: np.ndarray
-    scores: np.ndarray
+    scores: np.ndarray  # the columns that were asked for; NaN where a setting diverged or failed
 
     def rows(self) -> Iterator[tuple[Setting, int, tuple[float, ...]]]:
         """Yields each row's setting, seed and scores."""

@@ -59,14 +59,8 @@ def train_task(
 ) -> str | None:
     """Trains the jobs, telling the mailbox that it begins, each result, and an error.
 
-    Args:
-        number: Of this task.
-        jobs: Pickled.
-        trainer: Pickled.
-        arrays: The data, in Ray's store: a list, so that Ray doesn't read them for each task.
-        mailbox: A `Mailbox`.
-        device: "cpu" or "cuda".
-        version: Of the search's torch.
+    Jobs and trainer come pickled, the data from Ray's store: in a list, so that Ray doesn't read
+    them for each task. The version is that of the search's torch.
 
     Returns:
         Why it could not go on, if memory ran out.

@@ -104,12 +104,7 @@ class LocalBackend:
 
         Chunks are drawn as workers fall idle. Jobs of a worker that died or ran out of memory are
         trained again, each alone; one that took down ATTEMPTS workers is reported as failed.
-        Closing the generator ends the workers at once.
-
-        Args:
-            chunks: Jobs that go to one worker together.
-            trainer: What the workers do with them.
-            data: Shared between the workers, not copied.
+        The data are shared, not copied. Closing the generator ends the workers at once.
 
         Raises:
             InputError: There is no room for the data in the folder of temporary files, or workers

@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,21 +18,16 @@ from search.provenance import Provenance, conditions
 from training.result import Result
 from training.setting import Setting, parse_value
 
+BestRow: TypeAlias = tuple[float, Setting, int]  # validation loss as printed, setting and seed
+
 
 class SavedModel(NamedTuple):
-    """What a model's file says of its model.
+    """What a model's file says of its model."""
 
-    Attributes:
-        row: The validation loss as printed, the setting and the seed of its row.
-        started: When its run was begun: no other run has the same.
-        conditions: Under which it was trained.
-        intact: Whether the weights are those that were saved.
-    """
-
-    row: tuple[float, Setting, int]
-    started: str
-    conditions: dict[str, object]
-    intact: bool
+    row: BestRow
+    started: str  # when its run was begun: no other run has the same
+    conditions: dict[str, object]  # under which it was trained
+    intact: bool  # whether the weights are those that were saved
 
 
 def save_model(

@@ -27,11 +27,10 @@ import joblib
 import torch
 
 from search.jobs import ATTEMPTS, POLL_SECONDS, Retries, Trainer
-from search.mailbox import Mailbox
 from search.messages import Began, Epoch, Failed, Notice, Progress, Unfit
 from search.signals import ending_at_signals, holding_signals_back
-from search.task import train_task
-from search.temporary import own_folder
+from search.task import Mailbox, train_task
+from search.temporary import OwnFolder
 from training.result import Data, Result
 from training.stacked import Job
 from utils import InputError
@@ -67,14 +66,14 @@ def connected(address: str, cuda: bool, jobs: int | None) -> Iterator[Cluster]:
     import ray
 
     lost = False
-    with own_folder(_SOCKET if address == "local" else 0) as folder:
+    with contextlib.closing(OwnFolder(_SOCKET if address == "local" else 0)) as folder:
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(ending_at_signals())  # and without Ray's handlers again
                 stack.enter_context(holding_signals_back(signal.SIGHUP, signal.SIGQUIT))
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
-                _connect(address, cuda, jobs, folder)
+                _connect(address, jobs, folder.path)
             yield Cluster(ray, cuda, jobs)
         except _Lost:
             lost = True
@@ -84,7 +83,7 @@ def connected(address: str, cuda: bool, jobs: int | None) -> Iterator[Cluster]:
                 ray.shutdown()
 
 
-def _connect(address: str, cuda: bool, jobs: int | None, folder: Path) -> None:
+def _connect(address: str, jobs: int | None, folder: Path) -> None:
     import ray
     import ray.exceptions
 
@@ -127,10 +126,6 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
 def _line(error: BaseException) -> str:
     return textwrap.shorten(str(error), 300)
 
@@ -153,8 +148,9 @@ class Cluster:
             raise InputError("--cuda: expected a GPU in the Ray cluster, found none")
 
     def __str__(self) -> str:
-        slots, nodes = self.slots(), sum(node["Alive"] for node in self.ray.nodes())
-        return f"Ray cluster: {_counted(slots, self.resource)}, {_counted(nodes, 'node')}"
+        counts = {self.resource: self.slots(), "node": sum(n["Alive"] for n in self.ray.nodes())}
+        counted = (f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items())
+        return f"Ray cluster: {', '.join(counted)}"
 
     def slots(self) -> int:
         """Returns how many tasks can run at a time, as of a few seconds ago: nodes come and go."""
@@ -171,11 +167,6 @@ class Cluster:
         self, chunks: Iterator[list[Job]], trainer: Trainer, data: Data
     ) -> Generator[Progress]:
         """Yields results from the cluster, as `LocalBackend.train` does, and lines to be printed.
-
-        Args:
-            chunks: Jobs that go to one task together; drawn as tasks end.
-            trainer: What the tasks do with them.
-            data: Put into the object store once.
 
         Raises:
             InputError: A worker is not fit for this search, or the cluster is lost.

@@ -11,19 +11,12 @@ STATUSES = {"ok": True, "diverged": False, "failed": False}  # whether there are
 
 
 class Columns(NamedTuple):
-    """The columns of a data set's CSV after the hyperparameters.
+    """The columns of a data set's CSV after the hyperparameters."""
 
-    Attributes:
-        valid_loss: The validation loss, by which settings are ranked.
-        release: The release's other columns, in its order.
-        own: Scores that the release doesn't have.
-        headline: The one test score that is shown for a setting.
-    """
-
-    valid_loss: str
-    release: tuple[str, ...]
-    own: tuple[str, ...]
-    headline: str
+    valid_loss: str  # by which settings are ranked
+    release: tuple[str, ...]  # the release's other columns, in its order
+    own: tuple[str, ...]  # scores that the release doesn't have
+    headline: str  # the one test score that is shown for a setting
 
     def all(self) -> list[str]:
         """Returns every column of the file, in order."""

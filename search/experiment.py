@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from typing import NamedTuple
@@ -13,46 +12,25 @@ from search.table import Table
 from training.result import Data, Task
 from training.setting import Setting
 from training.stacked import Job
-from utils import Loaded, load_corpus
 
 
 class Experiment(NamedTuple):
-    """What sets one data set's search apart.
+    """What sets one data set's search apart."""
 
-    Attributes:
-        name: Of the data set: that of its row in the table of corpora, and so of its pickle and
-            of its table in hyperparams.txt.
-        grid: The released search space.
-        columns: Of the CSV.
-        task: The loss and the scores, given the data.
-    """
-
-    name: str
-    grid: Grid
-    columns: Columns
-    task: Callable[[Data], Task]
-
-    def load(self, options: argparse.Namespace, emotion: str | None) -> Loaded:
-        """Returns the data that the options name, and the checksum of the file they come from."""
-        return load_corpus(options.data_path, self.name, options.max_len, emotion)
+    name: str  # in the table of corpora, and so of its pickle and its table in hyperparams.txt
+    grid: Grid  # the released search space
+    columns: Columns  # of the CSV
+    task: Callable[[Data], Task]  # the loss and the scores, given the data
 
 
 class Plan(NamedTuple):
-    """What a command is to train: settings, each with several seeds.
+    """What a command is to train: settings, each with several seeds."""
 
-    Attributes:
-        settings: All that there are.
-        count: How many of them, the first ones in the search's order.
-        in_order: Whether that is the order in which they stand; else the random one of a seed.
-        seeds: Those of each setting; the first one draws the order.
-        names: What single settings are called in hyperparams.txt.
-    """
-
-    settings: Settings | list[Setting]
-    count: int
-    in_order: bool
-    seeds: range
-    names: dict[Setting, str]
+    settings: Settings | list[Setting]  # all that there are
+    count: int  # how many of them, the first ones in the search's order
+    in_order: bool  # whether that is the order in which they stand; else the random one of a seed
+    seeds: range  # those of each setting; the first one draws the order
+    names: dict[Setting, str]  # what single settings are called in hyperparams.txt
 
     @property
     def total(self) -> int:

@@ -38,23 +38,22 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
         raise InputError(f"{path}: expected a file of settings of at most {_LARGEST:,} bytes")
     tables: dict[str, dict[str, Setting]] = {}
     table: dict[str, Setting] | None = None
-    header: list[str] | None = None
+    columns, headed = ["name", *Setting._fields], False
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         try:
             if words[0].startswith("["):
-                table, header = _new_table(words, tables), None
+                table, headed = _new_table(words, tables), False
             elif table is None:
                 raise InputError("expected a table's name, such as [pom], before anything else")
-            elif header is None:
-                header = _header(words)
+            elif headed:
+                _add_row(words, table)
+            elif words != columns:
+                raise InputError(f"expected the columns {' '.join(columns)}; got {' '.join(words)}")
             else:
-                name, setting = _row(words)
-                if name in table:
-                    raise InputError(f"expected each name once in a table, got {name!r} again")
-                table[name] = setting
+                headed = True
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
     found = tables.get(data_set, {})
@@ -79,17 +78,13 @@ def _new_table(words: list[str], tables: dict[str, dict[str, Setting]]) -> dict[
     return tables.setdefault(name, {})
 
 
-def _header(words: list[str]) -> list[str]:
-    expected = ["name", *Setting._fields]
-    if words != expected:
-        raise InputError(f"expected the columns {' '.join(expected)}; got {' '.join(words)}")
-    return words
-
-
-def _row(words: list[str]) -> tuple[str, Setting]:
-    if len(words) != 1 + len(Setting._fields):
+def _add_row(words: list[str], table: dict[str, Setting]) -> None:
+    name, *texts = words
+    if len(texts) != len(Setting._fields):
         raise InputError(
             f"expected a name and {len(Setting._fields)} values, got {len(words)} words"
         )
-    pairs = zip(Setting._fields, words[1:], strict=True)
-    return words[0], Setting._make(parse_value(name, text) for name, text in pairs)
+    setting = Setting._make(map(parse_value, Setting._fields, texts))
+    if name in table:
+        raise InputError(f"expected each name once in a table, got {name!r} again")
+    table[name] = setting

@@ -7,18 +7,17 @@ import io
 import os
 import pickle
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from threadpoolctl import threadpool_limits
 
-from search.messages import Epoch, Progress
+from search.messages import Epoch
 from training.parameters import Sizes, sizes
 from training.reference import fit
 from training.result import Data, Limits, Result, Task, failed
-from training.setting import Setting
 from training.stacked import Job, fit_stacked
 
 ATTEMPTS = 3  # how often a setting may take its worker down before it is given up
@@ -68,10 +67,7 @@ class Trainer(NamedTuple):
     def _train(
         self, jobs: Sequence[Job], data: Data, tell: Callable[[Result | Epoch], None]
     ) -> None:
-        def on_epoch(setting: Setting, seed: int, epoch: int, train: float, valid: float) -> None:
-            tell(Epoch(setting, seed, epoch, train, valid))
-
-        listener = on_epoch if self.verbose else None
+        listener = (lambda *losses: tell(Epoch(*losses))) if self.verbose else None
         if self.stack == 1:
             for setting, seed in jobs:
                 one = partial(listener, setting, seed) if listener else None
@@ -81,20 +77,6 @@ class Trainer(NamedTuple):
             jobs, data, self.task, self.limits, slots=self.stack, on_epoch=listener
         ):
             tell(result)
-
-
-class Backend(Protocol):
-    """Where settings train: worker processes on this machine, or a cluster's."""
-
-    def slots(self) -> int:
-        """Returns how many chunks are trained at a time."""
-        ...
-
-    def train(
-        self, chunks: Iterator[list[Job]], trainer: Trainer, data: Data
-    ) -> Generator[Progress]:
-        """Yields what comes of the chunks, as it comes."""
-        ...
 
 
 def chunks(

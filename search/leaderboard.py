@@ -32,7 +32,7 @@ class Standing(NamedTuple):
 
 
 class Leaderboard:
-    """The best settings by mean validation loss over their seeds; test scores don't count."""
+    """Ranks settings as their rows come in."""
 
     def __init__(self, seeds: int = 1, size: int = 5) -> None:
         self.seeds, self.size = seeds, size

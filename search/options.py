@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,44 +26,23 @@ _REPEATS = 1000
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
-        help_ = action.help or ""
-        default = action.default
-        if default is None or default is False or default == argparse.SUPPRESS:
-            return help_
-        return f"{help_} (default: %(default)s)"
+        shown = action.default is not False and action.default not in (None, argparse.SUPPRESS)
+        return f"{action.help or ''}{' (default: %(default)s)' * shown}"
 
 
 class Parser(argparse.ArgumentParser):
     """The flags of a script: what is wrong with them is told in one line, as all bad input is."""
 
-    def __init__(
-        self,
-        *,
-        formatter_class: type[argparse.HelpFormatter] = _Help,
-        allow_abbrev: bool = False,
-        **rest: Any,
-    ) -> None:
-        super().__init__(formatter_class=formatter_class, allow_abbrev=allow_abbrev, **rest)
-
-    def parse_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
-        """Returns what the words, or those of the command line, say."""
-        options, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
-        return options
-
-    def _meant(self, unknown: Sequence[str]) -> str:
-        names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-        for name in names:
-            known = difflib.get_close_matches(name, self._option_string_actions, 1)
-            if known:
-                return f"; did you mean {known[0]}?"
-        return ""
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **rest})
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError, in place of printing the usage and exiting."""
+        if message.startswith("unrecognized arguments: "):
+            for word in message.split():
+                name, known = word.partition("=")[0], self._option_string_actions
+                if name.startswith("-") and (close := difflib.get_close_matches(name, known, 1)):
+                    raise InputError(f"{message}; did you mean {close[0]}?")
         raise InputError(message)
 
 
@@ -103,100 +82,50 @@ def _address(text: str) -> str:
 
 
 def parser(description: str | None, name: str, epochs: int, output_dim: int) -> Parser:
-    """Returns the flags that all three scripts have, with one data set's defaults.
-
-    Args:
-        description: Of the script.
-        name: Of the data set; it is put into the file names.
-        epochs: Default of --epochs.
-        output_dim: Default of --output_dim.
-    """
+    """Returns the flags that all three scripts have, with one data set's defaults."""
     flags = Parser(description=description)
-    group = flags.add_argument_group("files")
-    group.add_argument("--data_path", default="./data", help="folder of the pickles")
-    group.add_argument("--model_path", default="./models", help="folder for trained models")
-    group.add_argument("--output_path", default="./results", help="folder for the result files")
-    group.add_argument("--run_id", type=_name, default="1", help="keeps runs' files apart")
-    group.add_argument(
-        "--signiture",
-        "--signature",
-        type=_name,
-        default=name,
-        help="a comment that goes into the file names",
+    add = flags.add_argument_group("files").add_argument
+    add("--data_path", default="./data", help="folder of the pickles")
+    add("--model_path", default="./models", help="folder for trained models")
+    add("--output_path", default="./results", help="folder for the result files")
+    add("--run_id", type=_name, default="1", help="keeps runs' files apart")
+    signature = "a comment that goes into the file names"
+    add("--signiture", "--signature", type=_name, default=name, help=signature)
+
+    add = flags.add_argument_group("training").add_argument
+    add("--epochs", type=whole, default=epochs, help="most epochs per setting")
+    patience = "epochs without a better validation loss before a setting stops"
+    add("--patience", type=whole, default=20, help=patience)
+    add("--output_dim", type=whole, default=output_dim, help="outputs of the model")
+    max_len = "sequence length: longer ones are cut, shorter ones padded (default: the file's)"
+    add("--max_len", type=whole_between(1, 10_000), help=max_len)
+    seed = whole_between(0, _LARGEST_SEED)
+    add("--seed", type=seed, default=0, help="of the draws and the training")
+
+    add = flags.add_argument_group("search").add_argument
+    settings = "how many settings to train (default: all)"
+    add("--settings", type=whole_between(1, 10**8), help=settings)
+    grid = "values of some hyperparameters, in place of the released grid's (default: those)"
+    add("--grid", nargs="+", metavar="NAME=VALUE[,VALUE...]", help=grid)
+    listed = "train the settings that a file lists (default: no; without FILE: hyperparams.txt)"
+    file = str(HYPERPARAMS_FILE)
+    add("--hyperparams", nargs="?", const=file, metavar="FILE", help=listed)
+    repeats = whole_between(1, _REPEATS)
+    add("--repeats", type=repeats, default=1, help="seeds per setting: seed, seed + 1, ...")
+
+    add = flags.add_argument_group("machine").add_argument
+    switch = {"nargs": "?", "const": True, "default": False, "metavar": "True|False"}
+    add("--cuda", type=_switch, **switch, help="train on the GPUs (default: False)")
+    jobs = "worker processes, or tasks on the cluster (default: one per core, or per GPU)"
+    add("--jobs", type=whole_between(1, 100_000), help=jobs)
+    cluster = (
+        "train on a Ray cluster: the running one, one started here, or that of an address "
+        "(default: no)"
     )
-    group = flags.add_argument_group("training")
-    group.add_argument("--epochs", type=whole, default=epochs, help="most epochs per setting")
-    group.add_argument(
-        "--patience",
-        type=whole,
-        default=20,
-        help="epochs without a better validation loss before a setting stops",
-    )
-    group.add_argument("--output_dim", type=whole, default=output_dim, help="outputs of the model")
-    group.add_argument(
-        "--max_len",
-        type=whole_between(1, 10_000),
-        help="sequence length: longer ones are cut, shorter ones padded (default: the file's)",
-    )
-    group.add_argument(
-        "--seed",
-        type=whole_between(0, _LARGEST_SEED),
-        default=0,
-        help="of the draws and the training",
-    )
-    group = flags.add_argument_group("search")
-    group.add_argument(
-        "--settings",
-        type=whole_between(1, 10**8),
-        help="how many settings to train (default: all)",
-    )
-    group.add_argument(
-        "--grid",
-        nargs="+",
-        metavar="NAME=VALUE[,VALUE...]",
-        help="values of some hyperparameters, in place of the released grid's (default: those)",
-    )
-    group.add_argument(
-        "--hyperparams",
-        nargs="?",
-        const=str(HYPERPARAMS_FILE),
-        metavar="FILE",
-        help="train the settings that a file lists (default: no; without FILE: hyperparams.txt)",
-    )
-    group.add_argument(
-        "--repeats",
-        type=whole_between(1, _REPEATS),
-        default=1,
-        help="seeds per setting: seed, seed + 1, ...",
-    )
-    group = flags.add_argument_group("machine")
-    group.add_argument(
-        "--cuda",
-        type=_switch,
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="True|False",
-        help="train on the GPUs (default: False)",
-    )
-    group.add_argument(
-        "--jobs",
-        type=whole_between(1, 100_000),
-        help="worker processes, or tasks on the cluster (default: one per core, or per GPU)",
-    )
-    group.add_argument(
-        "--cluster",
-        type=_address,
-        metavar="auto|local|ray://HOST:PORT",
-        help="train on a Ray cluster: the running one, one started here, or that of an address "
-        "(default: no)",
-    )
-    group.add_argument(
-        "--stack",
-        type=whole_between(1, 10_000),
-        help="settings that a worker trains together; 1: the reference path (default: by size)",
-    )
-    group.add_argument("--verbose", action="store_true", help="print every epoch (default: no)")
+    add("--cluster", type=_address, metavar="auto|local|ray://HOST:PORT", help=cluster)
+    stack = "settings that a worker trains together; 1: the reference path (default: by size)"
+    add("--stack", type=whole_between(1, 10_000), help=stack)
+    add("--verbose", action="store_true", help="print every epoch (default: no)")
     return flags
 
 

@@ -30,7 +30,7 @@ from data.files import (
     sync_folder,
     write_atomically,
 )
-from search.checkpoint import SavedModel, read_model, save_model
+from search.checkpoint import BestRow, SavedModel, read_model, save_model
 from search.columns import Columns, printed
 from search.leaderboard import Row
 from search.provenance import Provenance, conditions, differences, read_provenance
@@ -41,20 +41,11 @@ from training.setting import Setting, describe
 
 
 class Records:
-    """The files of one run, locked against other processes while it is open.
-
-    Args:
-        files: Where they are, or will be.
-        columns: Those of the data set.
-        provenance: What is written to the .json.
-
-    Attributes:
-        best: Printed validation loss, setting and seed of the best model so far.
-    """
+    """The files of one run, locked against other processes while it is open."""
 
     def __init__(self, files: RunFiles, columns: Columns, provenance: Provenance) -> None:
         self.files, self.columns, self.provenance = files, columns, provenance
-        self.best: tuple[float, Setting, int] | None = None
+        self.best: BestRow | None = None  # of the best model so far
         self._header = columns.all()
         self._line_end = "\n"
         self._size = 0  # of the CSV
@@ -128,8 +119,7 @@ class Records:
             scores = (self.columns.valid_loss, self.columns.headline)
             table = read_table(path, self._header, scores)
             losses = table.scores[0]
-            least = np.min(losses, initial=math.inf, where=~np.isnan(losses))
-            rows = table.where(losses == least).rows()
+            rows = table.where(losses == np.nanmin(losses, initial=math.inf)).rows()
             best = ((loss, setting, seed) for setting, seed, (loss, _) in rows)
             self.best = min(best, default=None)
             self._check_model(table)
@@ -150,11 +140,10 @@ class Records:
             )
         if not best or not table:
             return
-        if model and own and model.row < best and not _has_row(table, *model.row[1:]):
+        written = (row[:2] for row in table.rows())
+        if model and own and model.row < best and model.row[1:] not in written:
             print(printable(f"{path}: its row was not written; it is when it is trained again"))
-            return
-        fault = _fault(model, best)
-        if fault:
+        elif fault := _fault(model, best):
             raise InputError(
                 f"{path}: expected the model of the best row ({self.columns.valid_loss} "
                 f"{printed(best[0])}, {describe(*best[1:])}), got {fault}; bring that model back, "
@@ -183,31 +172,25 @@ class Records:
             if whole:
                 break
         if torn:
-            text = printable(torn[:200].decode("utf-8", "replace"))
-            print(
-                f"{printable(str(self.files.csv))}: a last line without an end is cut off: {text}"
-            )
+            text = torn[:200].decode("utf-8", "replace")
+            print(printable(f"{self.files.csv}: a last line without an end is cut off: {text}"))
             self._size -= len(torn)
             self._file.truncate(self._size)
 
     def add(self, result: Result, about: Mapping[str, object]) -> Row:
         """Writes one result, and its model if it is the best by validation; returns its row.
 
-        Args:
-            result: What came of a (setting, seed).
-            about: What the model's file is to hold beside the result.
+        The model's file holds `about` beside the result.
         """
         texts = _texts(result, self.columns)
-        loss, score = (
-            float(texts[name]) for name in (self.columns.valid_loss, self.columns.headline)
-        )
+        loss = float(texts[self.columns.valid_loss])
         candidate = (loss, result.setting, result.seed)
         if not math.isnan(loss) and (self.best is None or candidate < self.best):
             # the model first: a row without its model could not be mended
             save_model(self.files.model, result, about, self.provenance)
             self.best = candidate
         self._write([texts.get(column, "") for column in self._header])
-        return Row(result.setting, result.seed, loss, score)
+        return Row(result.setting, result.seed, loss, float(texts[self.columns.headline]))
 
     def _write(self, fields: Sequence[str]) -> None:
         line = (",".join(fields) + self._line_end).encode()
@@ -281,11 +264,7 @@ def _has_rows(path: Path, header: str) -> bool:
     return not f"{header}\n".encode().startswith(start)
 
 
-def _has_row(table: Table, setting: Setting, seed: int) -> bool:
-    return any((setting, seed) == (one, its_seed) for one, its_seed, _ in table.rows())
-
-
-def _fault(model: SavedModel | None, best: tuple[float, Setting, int]) -> str:
+def _fault(model: SavedModel | None, best: BestRow) -> str:
     """Returns why a model is not that of the best row; nothing if it is."""
     if model is None:
         return "no such file"

@@ -8,7 +8,7 @@ import datetime
 import platform
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import joblib
@@ -17,11 +17,11 @@ import torch
 from tqdm import tqdm
 
 from data.files import InputError, printable
-from search.cluster import connected
+from search.cluster import Cluster, connected
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
 from search.hyperparams import read_hyperparams
-from search.jobs import Backend, Trainer, chunks
+from search.jobs import Trainer, chunks
 from search.leaderboard import Leaderboard
 from search.messages import Epoch, Notice
 from search.output import checked_output
@@ -34,17 +34,15 @@ from search.workers import LocalBackend, prepare
 from training.parameters import Sizes
 from training.result import Data, Limits, Result
 from training.setting import Setting, describe, model_config
-from training.stacked import Job, default_slots
+from training.stacked import default_slots
+from utils import load_corpus
 
 
 @checked_output(drops=True)
 def search(experiment: Experiment, options: argparse.Namespace, emotion: str | None = None) -> Path:
     """Trains what the options ask for and has not been trained yet; returns the CSV's path.
 
-    Args:
-        experiment: The data set's.
-        options: As read from the flags.
-        emotion: IEMOCAP's, which is put into the file names.
+    IEMOCAP's emotion is put into the file names.
 
     Raises:
         InputError: Something that was given doesn't fit; nothing is overwritten.
@@ -53,7 +51,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     plan = _plan(experiment, options, emotion)
     if not options.cluster:
         prepare(compiled=options.stack != 1 and not options.cuda)
-    loaded = experiment.load(options, emotion)
+    loaded = load_corpus(options.data_path, experiment.name, options.max_len, emotion)
     for note in loaded.notes:
         _say(note)
     data = Data(*loaded.splits)
@@ -163,9 +161,6 @@ class _Search:
         self.leaderboard.add_all(table)
         self.done = self.plan.find(table)
 
-    def _jobs(self) -> Iterator[Job]:
-        return self.plan.jobs_left(self.done)
-
     def _devices(self) -> list[str]:
         if self.options.cluster:
             return ["cuda" if self.options.cuda else "cpu"]
@@ -190,7 +185,7 @@ class _Search:
 
         bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
         with bar, self._backend() as backend:
-            work = chunks(self._jobs(), left, backend.slots, stack)
+            work = chunks(self.plan.jobs_left(self.done), left, backend.slots, stack)
             with contextlib.closing(backend.train(work, trainer, self.data)) as messages:
                 for message in messages:
                     match message:
@@ -203,11 +198,10 @@ class _Search:
                     if self.interrupt:
                         break
 
-    def _backend(self) -> contextlib.AbstractContextManager[Backend]:
+    def _backend(self) -> contextlib.AbstractContextManager[LocalBackend | Cluster]:
         """Returns what the settings train on: this machine's workers or a cluster's."""
-        options = self.options
-        if options.cluster:
-            return connected(options.cluster, options.cuda, options.jobs)
+        if self.options.cluster:
+            return connected(self.options.cluster, self.options.cuda, self.options.jobs)
         return contextlib.nullcontext(LocalBackend(self._devices()))
 
     def _keep(self, result: Result, bar: tqdm) -> None:

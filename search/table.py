@@ -6,11 +6,10 @@ import csv
 import io
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,26 +17,18 @@ from data.files import InputError, open_regular
 from search.columns import STATUSES, Columns
 from training.setting import Setting, parse_value
 
-Number = TypeVar("Number", int, float)
-
 
 class Table(NamedTuple):
     """The rows of a CSV as arrays, each (setting, seed) once: a million of them take 70 MB.
-
-    Attributes:
-        values: Each hyperparameter's values, in the order in which the file first has them.
-        places: Where each row's values stand in `values`.
-        seeds: Each row's seed.
-        scores: The columns that were asked for; NaN where a setting diverged or failed.
 
     Shape:
         places are (hyperparameters, rows), seeds (rows,), scores (columns, rows).
     """
 
-    values: list[list[float]]
-    places: np.ndarray
+    values: list[list[float]]  # of each hyperparameter, in the order in which the file has them
+    places: np.ndarray  # where each row's values stand in `values`
     seeds: np.ndarray
-    scores: np.ndarray
+    scores: np.ndarray  # the columns that were asked for; NaN where a setting diverged or failed
 
     def rows(self) -> Iterator[tuple[Setting, int, tuple[float, ...]]]:
         """Yields each row's setting, seed and scores."""
@@ -168,10 +159,12 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _parse_seed(text: str) -> int:
-    seed = _number("Seed", int, text)
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"Seed: expected a whole number from 0 to 2**63 - 1, got {text!r}")
-    return seed
+    try:
+        if 0 <= int(text) < 2**63:
+            return int(text)
+    except ValueError:
+        pass
+    raise ValueError(f"Seed: expected a whole number from 0 to 2**63 - 1, got {text!r}")
 
 
 def _parse_scores(status: str, columns: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -180,15 +173,15 @@ def _parse_scores(status: str, columns: Sequence[str], texts: Sequence[str]) -> 
         raise ValueError(f"Status: {status!r} is none of {', '.join(STATUSES)}")
     trained = STATUSES[status]
     texts = texts if trained else [text or "nan" for text in texts]  # pandas writes nothing
-    scores = list(map(_number, columns, repeat(float), texts))
+    scores = [_parse_score(*pair) for pair in zip(columns, texts, strict=True)]
     if math.isfinite(scores[0]) != trained:
         raise ValueError(f"Status {status} and {columns[0]} don't fit")
     return scores
 
 
-def _number(column: str, parse: Callable[[str], Number], text: str) -> Number:
+def _parse_score(column: str, text: str) -> float:
     try:
-        return parse(text)
+        return float(text)
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""What a cluster's workers run: a task that trains jobs and tells what came of them.
+"""What a cluster's processes run: tasks that train jobs, and the mailbox that they tell it to.
 
 For ray://HOST:PORT, a process of Ray's on the head node loads this module, in a thread, where
 torch's libraries can't always be loaded (then MKL ends the process). So torch, and all that needs
@@ -7,6 +7,8 @@ it, is imported where it is used: in the workers.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import pickle
 import socket
@@ -22,6 +24,29 @@ if TYPE_CHECKING:
 
     from training.result import Data, Result
 
+_ROOM = 64  # messages that the mailbox holds; tasks wait when it is full
+
+
+class Mailbox:
+    """An actor on the head node: what tasks have told and the search has not read, as bytes."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[bytes] = asyncio.Queue(_ROOM)
+
+    async def put(self, message: bytes) -> None:
+        """Takes in a message, once there is room."""
+        await self.messages.put(message)
+
+    async def take(self, seconds: float) -> list[bytes]:
+        """Returns all that is there, after waiting for the first."""
+        messages = []
+        if self.messages.empty():
+            with contextlib.suppress(asyncio.TimeoutError):
+                messages.append(await asyncio.wait_for(self.messages.get(), seconds))
+        while not self.messages.empty():
+            messages.append(self.messages.get_nowait())
+        return messages
+
 
 def train_task(
     number: int,
@@ -34,14 +59,8 @@ def train_task(
 ) -> str | None:
     """Trains the jobs, telling the mailbox that it begins, each result, and an error.
 
-    Args:
-        number: Of this task.
-        jobs: Pickled.
-        trainer: Pickled.
-        arrays: The data, in Ray's store: a list, so that Ray doesn't read them for each task.
-        mailbox: Takes what this tells.
-        device: "cpu" or "cuda".
-        version: Of the search's torch.
+    Jobs and trainer come pickled, the data from Ray's store: in a list, so that Ray doesn't read
+    them for each task. The version is that of the search's torch.
 
     Returns:
         Why it could not go on, if memory ran out.
@@ -71,10 +90,11 @@ def _unfit(device: str, version: str) -> str:
     """Returns why this machine can't train what the search's can; "" if it can."""
     import torch
 
-    if _release(torch.__version__) != _release(version):
+    here, expected = (text.partition("+")[0] for text in (torch.__version__, version))
+    if here != expected:
         return (
-            f"expected torch {_release(version)}, as where the search runs, got "
-            f"{torch.__version__}; install requirements-cluster.txt there"
+            f"expected torch {expected}, as where the search runs, got {torch.__version__}; "
+            "install requirements-cluster.txt there"
         )
     if device == "cuda" and not torch.cuda.is_available():
         return (
@@ -82,10 +102,6 @@ def _unfit(device: str, version: str) -> str:
             "and its driver"
         )
     return ""
-
-
-def _release(version: str) -> str:
-    return version.partition("+")[0]
 
 
 @functools.lru_cache(maxsize=1)  # a process works on many tasks

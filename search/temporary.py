@@ -13,7 +13,6 @@ import shutil
 import signal
 import stat
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from utils import InputError
@@ -24,7 +23,7 @@ _FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 class OwnFolder:
-    """A temporary folder that lasts until `remove`; the next command removes a killed one's.
+    """A temporary folder that lasts until `close`; the next command removes a killed one's.
 
     Args:
         room: How many characters the paths of sockets in it may add to its own.
@@ -58,20 +57,10 @@ class OwnFolder:
         except OSError:  # not writable, full, or without locks
             return False
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock)
-
-
-@contextlib.contextmanager
-def own_folder(room: int) -> Iterator[Path]:
-    """Makes a temporary folder, and removes it in the end; see `OwnFolder`."""
-    folder = OwnFolder(room)
-    try:
-        yield folder.path
-    finally:
-        folder.remove()
 
 
 def _locked(folder: Path, flags: int = 0) -> int:
@@ -110,12 +99,8 @@ def _kill_agents(folder: Path) -> None:
     """Ends Ray's processes that outlive a killed driver and keep their logs in its folder."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            of_ray = (process / "cmdline").read_bytes().startswith(b"ray::")
-            if of_ray and any(_is_in(folder, file) for file in (process / "fd").iterdir()):
+            if not (process / "cmdline").read_bytes().startswith(b"ray::"):
+                continue
+            files = map(os.path.realpath, (process / "fd").iterdir())
+            if any(file.startswith(f"{folder}/") for file in files):
                 os.kill(int(process.name), signal.SIGKILL)
-
-
-def _is_in(folder: Path, file: Path) -> bool:
-    with contextlib.suppress(OSError):  # it was closed
-        return os.readlink(file).startswith(f"{folder}/")
-    return False

@@ -83,7 +83,7 @@ def _settings_of_forkserver() -> Iterator[None]:
 def _folder() -> OwnFolder:
     """Makes the folder of multiprocessing's sockets: for as long as this process."""
     folder = OwnFolder(_SOCKET)
-    Finalize(None, folder.remove, exitpriority=-200)  # after multiprocessing's own, -100
+    Finalize(None, folder.close, exitpriority=-200)  # after multiprocessing's own, -100
     return folder
 
 
@@ -93,6 +93,7 @@ class LocalBackend:
     def __init__(self, devices: Sequence[str]) -> None:
         self.devices = devices
         self.workers: list[Worker] = []
+        self.start: Callable[[str], Worker]  # on a device
         self.retries = Retries()
         self.failed_starts = 0  # in a row
 
@@ -107,12 +108,7 @@ class LocalBackend:
 
         Chunks are drawn as workers fall idle. Jobs of a worker that died or ran out of memory are
         trained again, each alone; one that took down ATTEMPTS workers is reported as failed.
-        Closing the generator ends the workers at once.
-
-        Args:
-            chunks: Jobs that go to one worker together.
-            trainer: What the workers do with them.
-            data: Shared between the workers, not copied.
+        The data are shared, not copied. Closing the generator ends the workers at once.
 
         Raises:
             InputError: There is no room for the data in the folder of temporary files, or workers
@@ -121,12 +117,12 @@ class LocalBackend:
         """
         _check_file_limit(len(self.devices))
         with saved(data) as file:
-            start = functools.partial(Worker, trainer, DataFile(file))
+            self.start = functools.partial(Worker, trainer, DataFile(file))
             try:
                 for device in self.devices:
-                    self.workers.append(start(device))
+                    self.workers.append(self.start(device))
                 while self._give(chunks):
-                    yield from self._receive(start)
+                    yield from self._receive()
             finally:
                 end_workers(self.workers)
                 self.workers = []
@@ -138,12 +134,12 @@ class LocalBackend:
                 worker.give(jobs)
         return not all(worker.idle for worker in self.workers)
 
-    def _receive(self, start: Callable[[str], Worker]) -> Iterator[Progress]:
+    def _receive(self) -> Iterator[Progress]:
         """Yields what has come within a while."""
         readable = connection.wait([w.connection for w in self.workers], POLL_SECONDS)
         if not readable:
             yield None
-        for worker in [worker for worker in self.workers if worker.connection in readable]:
+        for worker in [w for w in self.workers if w.connection in readable]:
             for message in worker.receive():
                 match message:
                     case Ready():
@@ -160,15 +156,13 @@ class LocalBackend:
                     case Epoch() as epoch:
                         yield epoch
                     case Died(reason):
-                        yield from self._replace(worker, reason, start)
+                        yield from self._replace(worker, reason)
                     case other:
                         reason = f"its worker sent what makes no sense: a {type(other).__name__}"
-                        yield from self._replace(worker, reason, start)
+                        yield from self._replace(worker, reason)
                         break
 
-    def _replace(
-        self, worker: Worker, reason: str, start: Callable[[str], Worker]
-    ) -> Iterator[Result]:
+    def _replace(self, worker: Worker, reason: str) -> Iterator[Result]:
         """Puts another worker in a dead one's place, unless that had nothing left to do."""
         end_workers([worker])
         place = self.workers.index(worker)
@@ -185,7 +179,7 @@ class LocalBackend:
                     "__name__ == '__main__'"
                 )
         yield from self.retries.worker_lost(worker.jobs, reason)
-        self.workers[place] = start(worker.device)
+        self.workers[place] = self.start(worker.device)
 
 
 def _check_file_limit(workers: int) -> None:

@@ -25,32 +25,19 @@ from types import FrameType
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTING, TRAINING, ROW, MODEL, ENDING = PHASES = (
-    "starting",
-    "training",
-    "writing a row",
-    "the model",
-    "ending",
-)
+PHASES = ("starting", "training", "writing a row", "the model", "ending")
+STARTING, TRAINING, ROW, MODEL, ENDING = PHASES
 SECONDS = 120  # more than anything here takes
 
 
 class Answer(NamedTuple):
-    """How a driver ended.
+    """How a driver ended."""
 
-    Attributes:
-        status: Its exit status; a signal's number, negative, if that ended it.
-        phase: What it was doing when the signal came; "" if none came.
-        calls: How many calls it made in each phase.
-        output: What it printed.
-        left: Its processes that outlived it by more than SECONDS.
-    """
-
-    status: int
-    phase: str
-    calls: dict[str, int]
+    status: int  # its exit status; a signal's number, negative, if that ended it
+    phase: str  # what it was doing when the signal came; "" if none came
+    calls: dict[str, int]  # how many it made in each phase
     output: str
-    left: list[int]
+    left: list[int]  # its processes that outlived it by more than SECONDS
 
 
 class Drivers:

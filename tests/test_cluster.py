@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -21,11 +20,12 @@ import test_workers
 import torch
 from conftest import Options
 from ray.cluster_utils import Cluster as Nodes
+from test_ending import Running
 from test_search import command, refused, rows, words
 from test_workers import JOBS, SETTING, Pretending, reasons, tiny_data
 
 import train_mosi
-from search import cluster, jobs, mailbox
+from search import cluster, jobs, task
 from search.cluster import Cluster, connected
 from search.jobs import Trainer
 from search.messages import Notice
@@ -97,80 +97,45 @@ def run(cluster: Cluster, trainer: Pretending, chunks: Iterator[list[Job]]) -> l
     return [message for message in messages if isinstance(message, Result)]
 
 
-def test_cluster_takes_three_kinds_of_address(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cluster_takes_three_kinds_of_address() -> None:
     for address in ("nowhere", "ray://host", "ray://:10001", "127.0.0.1:6379"):
-        message = refused(monkeypatch, capsys, "mosi", ["--cluster", address])
+        message = refused("mosi", ["--cluster", address])
         assert f"--cluster: expected auto, local or ray://HOST:PORT, got '{address}'" in message
 
 
-def test_without_ray_a_line_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_ray_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    message = refused(monkeypatch, capsys, "pom", ["--cluster", "auto"])
+    message = refused("pom", ["--cluster", "auto"])
     assert "pip install -r requirements-cluster.txt" in message
 
 
 @pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:9"])
 def test_where_no_cluster_answers_a_script_ends_with_one_line(
-    address: str,
-    options: Options,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    address: str, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    line = [*words(options), "--cluster", address]
-    message = refused(monkeypatch, capsys, "mosi", line)
+    message = refused("mosi", [*words(options), "--cluster", address])
     assert f"--cluster {address}: expected a running Ray cluster, got: " in message
 
 
 def test_an_own_cluster_leaves_nothing_when_interrupted_nor_after_the_next_one_when_killed(
     options: Options, folder: Path
 ) -> None:
+    options["cluster"] = "local"
     marks = {"TMPDIR": str(folder), "LMF_TEST": f"killed in {folder}"}
-    killed = begun(options, "local", marks)
-    killed.kill()
-    killed.communicate()
-    (left,) = folder.iterdir()
-    process = interrupted(
-        {**options, "run_id": 2}, "local", {**marks, "LMF_TEST": ""}, signal.SIGHUP
-    )
-    assert process.returncode == 128 + signal.SIGHUP
+    with Running(options, marks) as killed:
+        killed.train(1)
+        killed.process.kill()
+        killed.process.communicate()
+        (left,) = folder.iterdir()
+        with Running({**options, "run_id": 2}, {**marks, "LMF_TEST": ""}) as next_one:
+            next_one.train(1)
+            next_one.ended(signal.SIGHUP)
     assert not running(f"TMPDIR={folder}")
     assert not running(f"LMF_TEST={marks['LMF_TEST']}")
     assert not left.exists()
     assert not list(folder.iterdir())
     assert 1 <= len(rows(Path(str(options["output_path"])) / "results_mosi_2.csv")) < 5000
-
-
-def interrupted(
-    options: Options, address: str, environment: dict[str, str], number: int = signal.SIGINT
-) -> subprocess.Popen[str]:
-    """Returns a long search that was ended by a signal after its first setting."""
-    process = begun(options, address, environment)
-    os.killpg(process.pid, number)  # as a terminal does: to all of its processes
-    output, errors = process.communicate(timeout=60)
-    assert errors == ""
-    assert "the best settings by validation" in output
-    return process
-
-
-def begun(options: Options, address: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Returns a long search that has finished its first setting."""
-    process = subprocess.Popen(
-        [*command("mosi", {**options, "settings": 5000}), "--cluster", address],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | environment,
-    )
-    assert process.stdout is not None
-    while not (line := process.stdout.readline()).startswith("1/5000  "):
-        assert line, f"it ended before its first setting did: {process.communicate()[1]}"
-    return process
 
 
 @pytest.mark.parametrize("address", ["auto", f"ray://127.0.0.1:{CLIENT_PORT}"])
@@ -190,7 +155,9 @@ def test_a_cluster_writes_the_same_rows_as_this_machine(
 def test_an_interrupted_search_leaves_no_task_on_the_cluster(
     nodes: Nodes, ray: ModuleType, options: Options
 ) -> None:
-    assert interrupted(options, "auto", {}).returncode == 130
+    with Running({**options, "cluster": "auto"}, {}) as search:
+        search.train(1)
+        search.ended(signal.SIGINT)
     for _ in range(100):
         if ray.available_resources().get("CPU") == 2:
             return
@@ -200,10 +167,12 @@ def test_an_interrupted_search_leaves_no_task_on_the_cluster(
 
 def test_a_search_whose_cluster_is_lost_keeps_its_rows(nodes: Nodes, options: Options) -> None:
     others = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    process = begun(options, "auto", {"RAY_ADDRESS": str(others.address)})
-    others.shutdown()
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode in (1, 2)  # Ray itself may end the process at any moment
+    environment = {"RAY_ADDRESS": str(others.address)}
+    with Running({**options, "cluster": "auto"}, environment) as search:
+        search.train(1)
+        others.shutdown()
+        errors = search.process.communicate(timeout=60)[1]
+    assert search.process.returncode in (1, 2)  # Ray itself may end the process at any moment
     assert "Traceback" not in errors
     assert 1 <= len(rows(Path(str(options["output_path"])) / "results_mosi_1.csv")) < 5000
 
@@ -261,7 +230,7 @@ def test_few_tasks_are_sent_ahead_of_those_that_run(ray: ModuleType, tmp_path: P
     )
     for message in messages:
         finished += isinstance(message, Result)
-        assert drawn - finished <= 3 + mailbox._ROOM  # two cores, and one task ahead
+        assert drawn - finished <= 3 + task._ROOM  # two cores, and one task ahead
         if finished == 20:
             break
     messages.close()

@@ -8,13 +8,14 @@ import resource
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from conftest import Options
 from drivers import children
-from test_search import command
+from test_search import command, rows
 
 import train_mosi
 from search import temporary
@@ -36,7 +37,10 @@ class Running:
     """A search in a process group of its own, with children, which is ended by signals."""
 
     def __init__(
-        self, options: Options, folder: Path, before: Callable[[], object] | None = None
+        self,
+        options: Options,
+        environment: Mapping[str, str],
+        before: Callable[[], object] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
             command("mosi", {**options, "jobs": 2, "settings": COUNT}),
@@ -44,7 +48,7 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "TMPDIR": str(folder)},
+            env=os.environ | environment,
             preexec_fn=before,
         )
 
@@ -67,9 +71,28 @@ class Running:
     def ended(self, number: int) -> None:
         """Sends a signal to all of its processes, and sees that it ends by that in good order."""
         os.killpg(self.process.pid, number)
-        output, errors = self.process.communicate(timeout=20)  # none has its output open then
+        output, errors = self.process.communicate(timeout=60)  # none has its output open then
         assert (self.process.returncode, errors) == (128 + number, "")
         assert "the best settings by validation" in output
+
+
+def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(
+    options: Options, folder: Path, tmp_path: Path
+) -> None:
+    with Running(options, {"TMPDIR": str(folder)}) as running:
+        running.train(1)
+        began = time.monotonic()
+        running.ended(signal.SIGINT)
+        assert time.monotonic() - began < 5
+    assert not list(folder.iterdir())
+    path = tmp_path / "results" / "results_mosi_1.csv"
+    names = {path.name, "results_mosi_1.json", "model_mosi_1.pt"}
+    assert {file.name for file in tmp_path.glob("*/*")} == names
+    kept = path.read_bytes()
+    assert 1 <= len(rows(path)) < COUNT
+    assert train_mosi.main(options) == path
+    assert path.read_bytes().startswith(kept)
+    assert rows(train_mosi.main({**options, "run_id": 2})).items() <= rows(path).items()
 
 
 def test_a_search_under_nohup_outlives_its_terminal_and_hears_sigquit(
@@ -79,7 +102,7 @@ def test_a_search_under_nohup_outlives_its_terminal_and_hears_sigquit(
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
 
-    with Running(options, folder, ignore) as running:
+    with Running(options, {"TMPDIR": str(folder)}, ignore) as running:
         running.train(1)
         os.killpg(running.process.pid, signal.SIGHUP)
         running.train(20)
@@ -88,7 +111,7 @@ def test_a_search_under_nohup_outlives_its_terminal_and_hears_sigquit(
 
 
 def test_ctrl_c_ends_a_search_whose_children_are_stopped(options: Options, folder: Path) -> None:
-    with Running(options, folder) as running:
+    with Running(options, {"TMPDIR": str(folder)}) as running:
         running.train(1)
         for process in children(running.process.pid):
             os.kill(process, signal.SIGSTOP)
@@ -100,12 +123,12 @@ def test_ctrl_c_ends_a_search_whose_children_are_stopped(options: Options, folde
 def test_what_a_killed_search_leaves_is_removed_by_the_next_one_which_ends_with_its_terminal(
     options: Options, folder: Path
 ) -> None:
-    with Running(options, folder) as killed:
+    with Running(options, {"TMPDIR": str(folder)}) as killed:
         killed.train(1)
         killed.process.kill()
         killed.process.communicate(timeout=20)
     (left,) = folder.iterdir()
-    with Running({**options, "run_id": "next"}, folder) as running:
+    with Running({**options, "run_id": "next"}, {"TMPDIR": str(folder)}) as running:
         running.train(1)
         (own,) = folder.iterdir()
         assert own != left
@@ -127,7 +150,7 @@ def test_only_what_is_proved_to_be_dead_is_removed(
     left = {in_use.path.name, new.path.name, "lmf-ofothers", "lmf-afileof8"}
     assert {path.name for path in folder.iterdir()} == left
     for own in (in_use, new):
-        own.remove()
+        own.close()
 
 
 def test_where_no_temporary_folder_is_fit_a_line_says_what_is(

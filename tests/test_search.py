@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ import train_iemocap
 import train_mosi
 import train_pom
 from model import LMF
-from search import experiment, search
+from search import search
 from search.jobs import Trainer
 from search.options import run_script
 from training.result import Data, Limits
@@ -74,11 +74,16 @@ def written(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
+class Reference(NamedTuple):
+    """A search as the README writes it, in two processes: its folder, output and rows."""
+
+    folder: Path
+    output: str
+    rows: Rows
+
+
 @pytest.fixture(scope="module")
-def reference(
-    tmp_path_factory: pytest.TempPathFactory, data_path: Path
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A search as the README writes it, in two processes: its folder, and what it printed."""
+def reference(tmp_path_factory: pytest.TempPathFactory, data_path: Path) -> Reference:
     folder = tmp_path_factory.mktemp("reference")
     options: Options = {
         "run_id": 19260817,
@@ -96,22 +101,17 @@ def reference(
     done = subprocess.run(
         command("mosi", options), capture_output=True, text=True, timeout=100, cwd=folder
     )
-    return folder, done
-
-
-def reference_rows(reference: tuple[Path, object]) -> Rows:
-    return rows(reference[0] / "new" / "results" / "results_test_run_19260817.csv")
-
-
-def test_a_search_from_the_command_line_writes_its_three_files(
-    reference: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    folder, done = reference
     assert (done.returncode, done.stderr) == (0, "")
+    path = folder / "new" / "results" / "results_test_run_19260817.csv"
+    return Reference(folder, done.stdout, rows(path))
+
+
+def test_a_search_from_the_command_line_writes_its_three_files(reference: Reference) -> None:
+    folder = reference.folder
     stem = "test_run_19260817"
     assert written(folder) == {f"results_{stem}.csv", f"results_{stem}.json", f"model_{stem}.pt"}
-    assert len(reference_rows(reference)) == 5
-    for row in reference_rows(reference).values():
+    assert len(reference.rows) == 5
+    for row in reference.rows.values():
         assert (row["Status"], row["Seed"], row["Epochs"]) == ("ok", "0", "3")
         assert 1 <= int(row["Best Epoch"]) <= 3
     fixed = json.loads((folder / "new" / "results" / f"results_{stem}.json").read_text())["fixed"]
@@ -119,30 +119,26 @@ def test_a_search_from_the_command_line_writes_its_three_files(
     assert (fixed["seed"], fixed["max_len"]) == (0, None)
 
 
-def test_a_search_says_what_it_does_and_what_came_of_it(
-    reference: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    folder, done = reference
-    head, body = done.stdout.split("1/5  ")
+def test_a_search_says_what_it_does_and_what_came_of_it(reference: Reference) -> None:
+    head, body = reference.output.split("1/5  ")
     assert "mosi: 23/9/11 examples" in head
     assert "cpu, seed 0" in head
     assert f"torch {torch.__version__}" in head
     assert f"5 of {2**6 * 3 * 4 * 4 * 4:,} settings" in head
     for path in ("results/results_test_run_19260817.csv", "models/model_test_run_19260817.pt"):
-        assert str(folder / "new" / path) in head
-        assert str(folder / "new" / path) in body
+        assert str(reference.folder / "new" / path) in head
+        assert str(reference.folder / "new" / path) in body
     assert all(f"\n{i}/5  valid " in body for i in range(2, 6))
-    losses = sorted(float(row["Best Validation MAE"]) for row in reference_rows(reference).values())
+    losses = sorted(float(row["Best Validation MAE"]) for row in reference.rows.values())
     best = [line.split()[1] for line in body.splitlines() if line[:2] in ("1.", "2.", "3.")]
     assert [float(loss) for loss in best] == pytest.approx(losses[:3], abs=6e-5)
 
 
 def test_the_trained_model_predicts_what_its_row_says(
-    reference: tuple[Path, subprocess.CompletedProcess[str]], data_path: Path
+    reference: Reference, data_path: Path
 ) -> None:
-    path = reference[0] / "new" / "models" / "model_test_run_19260817.pt"
-    found = reference_rows(reference).values()
-    best = min(found, key=lambda row: float(row["Best Validation MAE"]))
+    path = reference.folder / "new" / "models" / "model_test_run_19260817.pt"
+    best = min(reference.rows.values(), key=lambda row: float(row["Best Validation MAE"]))
     _, valid, test, _ = load_mosi(data_path)
     model = LMF.load(path)
     with torch.no_grad():
@@ -155,71 +151,13 @@ def test_the_trained_model_predicts_what_its_row_says(
     assert (saved["data_set"], saved["emotion"], saved["seed"]) == ("mosi", None, 0)
 
 
-def test_one_worker_writes_the_same_rows_as_two(
-    options: Options, reference: tuple[Path, object]
-) -> None:
-    assert rows(train_mosi.main(options)) == reference_rows(reference)
-
-
 def test_a_setting_alone_has_the_same_row_as_among_others(
-    options: Options, reference: tuple[Path, object]
+    options: Options, reference: Reference
 ) -> None:
-    expected = reference_rows(reference)
-    for i, (key, row) in enumerate(list(expected.items())[:2]):
+    for i, (key, row) in enumerate(list(reference.rows.items())[:2]):
         choices = zip(Setting._fields, key[:-1], strict=True)
         options["grid"] = [f"{name}={value}" for name, value in choices]
         assert rows(train_mosi.main({**options, "run_id": f"alone{i}"})) == {key: row}
-
-
-def session_of(leader: int) -> list[int]:
-    """Returns the processes of a session that are still there."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
-            if int(path.read_text().rpartition(")")[2].split()[3]) == leader:
-                found.append(int(path.parent.name))
-    return found
-
-
-@pytest.mark.slow
-def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(
-    options: Options, reference: tuple[Path, object], tmp_path: Path
-) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    process = subprocess.Popen(
-        command("mosi", {**options, "settings": 5000, "jobs": 2}),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
-    )
-    assert process.stdout is not None
-    while not (line := process.stdout.readline()).startswith("1/5000  "):
-        assert line, "it ended before its first setting did"
-    assert len(session_of(process.pid)) > 3 or sys.platform != "linux"
-    interrupted = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
-    rest, _ = process.communicate(timeout=20)  # returns once no process has its output open
-    assert time.monotonic() - interrupted < 5
-    assert process.returncode == 130
-    assert "the best settings by validation" in rest
-    path = Path(str(options["output_path"])) / "results_mosi_1.csv"
-    assert str(path) in rest
-
-    deadline = time.monotonic() + 60
-    while session_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not session_of(process.pid)
-    assert not list(temporary.iterdir())
-    assert written(tmp_path) == {path.name, path.with_suffix(".json").name, "model_mosi_1.pt"}
-
-    kept = path.read_bytes()
-    assert 1 <= len(rows(path)) < 5000
-    assert train_mosi.main({**options, "jobs": 2}) == path
-    assert path.read_bytes().startswith(kept)
-    found = rows(path)
-    assert {key: found[key] for key in reference_rows(reference)} == reference_rows(reference)
 
 
 def test_a_second_ctrl_c_forces_an_end(
@@ -252,19 +190,15 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert [file.read_bytes() for file in files] == before
 
 
-def test_more_settings_continue_a_run(options: Options, reference: tuple[Path, object]) -> None:
+def test_one_worker_continues_a_run_behind_a_torn_row_to_the_same_rows_as_two(
+    options: Options, reference: Reference
+) -> None:
     path = train_mosi.main({**options, "settings": 2})
     first = path.read_bytes()
+    path.write_bytes(first + b"4,3,6,0")
     assert train_mosi.main(options) == path
     assert path.read_bytes().startswith(first)
-    assert rows(path) == reference_rows(reference)
-
-
-def test_a_torn_row_is_trained_again(options: Options, reference: tuple[Path, object]) -> None:
-    path = train_mosi.main(options)
-    path.write_bytes(path.read_bytes()[:-30])
-    train_mosi.main(options)
-    assert rows(path) == reference_rows(reference)
+    assert rows(path) == reference.rows
 
 
 def test_the_whole_of_a_small_grid_is_trained_once_each(options: Options) -> None:
@@ -278,23 +212,21 @@ def test_the_whole_of_a_small_grid_is_trained_once_each(options: Options) -> Non
     assert found == [("0.01", "1"), ("0.01", "3"), ("0.02", "1"), ("0.02", "3")]
 
 
-def test_another_seed_draws_other_settings(
-    options: Options, reference: tuple[Path, object]
-) -> None:
+def test_another_seed_draws_other_settings(options: Options, reference: Reference) -> None:
     found = rows(train_mosi.main({**options, "settings": 3, "seed": 5}))
     assert {row["Seed"] for row in found.values()} == {"5"}
-    assert not {key[:-1] for key in found} & {key[:-1] for key in reference_rows(reference)}
+    assert not {key[:-1] for key in found} & {key[:-1] for key in reference.rows}
 
 
 def test_repeats_train_each_setting_with_several_seeds(
-    options: Options, reference: tuple[Path, object], capsys: pytest.CaptureFixture[str]
+    options: Options, reference: Reference, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = rows(train_mosi.main({**options, "settings": 2, "repeats": 2}))
     assert len(found) == 4
     assert sorted(row["Seed"] for row in found.values()) == ["0", "0", "1", "1"]
     for key, row in found.items():
         if row["Seed"] == "0":
-            assert row == reference_rows(reference)[key]
+            assert row == reference.rows[key]
             other = found[(*key[:-1], "1")]
             assert row["Best Validation MAE"] != other["Best Validation MAE"]
     best = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1. ")]
@@ -358,9 +290,9 @@ def test_nan_features_are_reported_by_the_script(
     assert capsys.readouterr().out.count("train 1 NaN, 0 inf") == 1
 
 
-def test_max_len_changes_what_is_trained(options: Options, reference: tuple[Path, object]) -> None:
+def test_max_len_changes_what_is_trained(options: Options, reference: Reference) -> None:
     found = rows(train_mosi.main({**options, "settings": 2, "max_len": 2}))
-    assert all(row != reference_rows(reference)[key] for key, row in found.items())
+    assert all(row != reference.rows[key] for key, row in found.items())
 
 
 def test_pom_trains_its_published_settings(
@@ -412,14 +344,14 @@ def test_a_users_own_settings_are_trained_in_their_order(options: Options, tmp_p
 
 
 def test_a_run_goes_on_with_other_grids_and_more_seeds(
-    options: Options, reference: tuple[Path, object], capsys: pytest.CaptureFixture[str]
+    options: Options, reference: Reference, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_mosi.main({**options, "settings": 2, "grid": [*GRID[:-1], "batch_size=8"]})
     train_mosi.main({**options, "settings": 3})
     found = rows(train_mosi.main({**options, "repeats": 2}))
     assert "3 of 10 are done" in capsys.readouterr().out
     assert len(found) == 2 + 2 * 5
-    assert reference_rows(reference).items() <= found.items()
+    assert reference.rows.items() <= found.items()
 
 
 @pytest.mark.parametrize(
@@ -430,17 +362,14 @@ def test_a_run_goes_on_with_other_grids_and_more_seeds(
         ({"max_len": 3}, "max_len (then None, now 3)"),
         ({"seed": 1}, "seed (then 0, now 1)"),
         ({"stack": 1}, "path (then fast, now reference)"),
-        ({"data_path": "other"}, "data sha256"),
     ],
 )
 def test_a_run_is_not_continued_under_other_conditions(
-    change: Options, named: str, options: Options, tmp_path: Path
+    change: Options, named: str, options: Options
 ) -> None:
     options["settings"] = 1
     path = train_mosi.main(options)
     before = path.read_bytes()
-    if "data_path" in change:
-        change = {"data_path": pickled(tmp_path / "other", "mosi", tiny_arrays("mosi", seed=1))}
     with pytest.raises(InputError) as caught:
         train_mosi.main({**options, **change, "settings": 2})
     assert named in str(caught.value)
@@ -451,7 +380,7 @@ def test_a_run_is_not_continued_under_other_conditions(
 def test_the_checksum_is_that_of_the_bytes_that_were_trained_on(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = experiment.load_corpus
+    load = search.load_corpus
     old, new = tiny_arrays("mosi"), tiny_arrays("mosi", seed=1)
     folder = pickled(tmp_path / "data", "mosi", old)
     options |= {"data_path": folder, "settings": 1}
@@ -462,7 +391,7 @@ def test_the_checksum_is_that_of_the_bytes_that_were_trained_on(
         pickled(folder, "mosi", new)
         return loaded
 
-    monkeypatch.setattr(experiment, "load_corpus", load_and_replace)
+    monkeypatch.setattr(search, "load_corpus", load_and_replace)
     path = train_mosi.main(options)
     monkeypatch.undo()
     assert json.loads(path.with_suffix(".json").read_text())["fixed"]["data sha256"] == before
@@ -506,27 +435,23 @@ def test_a_command_without_a_working_directory_is_refused(
 
 
 def test_cuda_false_trains_on_the_cpu(
-    options: Options, reference: tuple[Path, object], capsys: pytest.CaptureFixture[str]
+    options: Options, reference: Reference, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i, off in enumerate(("False", False)):
         path = train_mosi.main({**options, "settings": 1, "cuda": off, "run_id": i})
-        assert rows(path).items() <= reference_rows(reference).items()
+        assert rows(path).items() <= reference.rows.items()
     assert "cpu, seed 0" in capsys.readouterr().out
 
 
-def refused(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    data_set: str,
-    line: list[str],
-) -> str:
+def refused(data_set: str, line: list[str]) -> str:
     """Returns the one line with which a script refuses a command line."""
-    monkeypatch.setattr(sys, "argv", [f"train_{data_set}.py", *line])
     main: Callable[[], object] = MAINS[data_set]
-    with pytest.raises(SystemExit) as caught:
-        run_script(main)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as errors:
+        patch.setattr(sys, "argv", [f"train_{data_set}.py", *line])
+        with pytest.raises(SystemExit) as caught:
+            run_script(main)
     assert caught.value.code == 2
-    (message,) = capsys.readouterr().err.splitlines()
+    (message,) = errors.getvalue().splitlines()
     assert message.startswith(f"train_{data_set}.py: ")
     return message
 
@@ -534,27 +459,8 @@ def refused(
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("--epochs 0", "--epochs: expected a whole number from 1 to 1,000,000,000, got '0'"),
-        ("--epochs -3", "--epochs: expected a whole number from 1 to"),
-        ("--epochs 1.5", "--epochs: expected a whole number from 1 to"),
-        ("--patience 0", "--patience: expected a whole number from 1 to"),
-        ("--settings 0", "--settings: expected a whole number from 1 to"),
-        ("--repeats 0", "--repeats: expected a whole number from 1 to"),
-        ("--jobs 0", "--jobs: expected a whole number from 1 to"),
-        ("--max_len 0", "--max_len: expected a whole number from 1 to"),
-        ("--output_dim x", "--output_dim: expected a whole number from 1 to"),
         ("--output_dim 2", "--output_dim: expected 1, as many as the labels' columns, got 2"),
-        ("--seed -1", "--seed: expected a whole number from 0 to"),
-        (f"--seed {2**63}", f"--seed: expected a whole number from 0 to {2**63 - 1:,}"),
         (f"--seed {2**63 - 3} --repeats 4", f"--seed: expected at most {2**63 - 4} with"),
-        ("--repeats 1001", "--repeats: expected a whole number from 1 to 1,000"),
-        (f"--epochs {10**10}", "--epochs: expected a whole number from 1 to"),
-        (f"--patience {10**10}", "--patience: expected a whole number from 1 to"),
-        (f"--max_len {10**12}", "--max_len: expected a whole number from 1 to 10,000, got"),
-        (f"--settings {10**9}", "--settings: expected a whole number from 1 to 100,000,000"),
-        (f"--jobs {10**6}", "--jobs: expected a whole number from 1 to 100,000"),
-        (f"--stack {10**5}", "--stack: expected a whole number from 1 to 10,000"),
-        (f"--epochs {'9' * 5000}", "--epochs: expected a whole number from 1 to"),
         ("--run_id a/b", "--run_id: expected a part of a file name, got 'a/b'"),
         ("--signiture ..", "--signiture/--signature: expected a part of a file name"),
         ("--cuda maybe", "--cuda: expected True or False, got 'maybe'"),
@@ -567,14 +473,9 @@ def refused(
         ("--emotion sad", "unrecognized arguments"),
         ("--grid", "--grid"),
         ("--grid rank", "--grid: expected NAME=VALUE"),
-        ("--grid rank=0", "rank: expected a whole number"),
-        ("--grid batch_size=1", "batch_size: expected a whole number"),
         ("--grid rank=1, 4", "--grid: expected no spaces: --grid rank=1,4; got --grid rank=1, 4"),
         ("--grid audio_dropout=1", "audio_dropout: expected a number from 0 to 0.999999"),
         ("--grid weight_decay=0,1e39", "weight_decay: expected 0 or a number from 1e-30 to 1e+30"),
-        ("--grid learning_rate=1e300", "learning_rate: expected a number from 1e-30 to 1e+30"),
-        ("--grid learning_rate=1e-50", "learning_rate: expected a number from 1e-30 to 1e+30"),
-        ("--grid text_dropout=0.99999999", "text_dropout: expected a number from 0 to 0.999999"),
         ("--grid depth=2", "audio_hidden"),
         ("--grid rank=1 --hyperparams", "--grid and --hyperparams"),
         ("--hyperparams", "none was published for CMU-MOSI"),
@@ -585,58 +486,40 @@ def refused(
     ],
 )
 def test_bad_flags_are_refused_in_one_line_and_nothing_is_written(
-    line: str,
-    reason: str,
-    options: Options,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    line: str, reason: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del options["grid"]
     monkeypatch.chdir(tmp_path)
-    assert reason in refused(monkeypatch, capsys, "mosi", [*words(options), *line.split()])
+    assert reason in refused("mosi", [*words(options), *line.split()])
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["output_path", "model_path"])
-def test_a_file_in_a_folders_place_is_refused(
-    place: str,
-    options: Options,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "file").write_text("mine")
-    options[place] = tmp_path / "file"
-    assert "expected a folder" in refused(monkeypatch, capsys, "mosi", words(options))
-    assert written(tmp_path) == {"file"}
-    assert (tmp_path / "file").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("flag", "least", "most"),
+    [
+        *(("epochs", 1, 10**9), ("patience", 1, 10**9), ("output_dim", 1, 10**9)),
+        *(("settings", 1, 10**8), ("repeats", 1, 1000), ("seed", 0, 2**63 - 1)),
+        *(("max_len", 1, 10_000), ("jobs", 1, 100_000), ("stack", 1, 10_000)),
+    ],
+)
+def test_whole_numbers_have_bounds(flag: str, least: int, most: int) -> None:
+    for text in (str(least - 1), str(most + 1), "1.5", "x", "9" * 5000):
+        message = f": expected a whole number from {least} to {most:,}, got '{text}'"
+        assert refused("mosi", [f"--{flag}", text]).endswith(f"--{flag}{message}")
 
 
-@pytest.mark.parametrize("line", ["--emotion joy", "--emotion Happy"])
-def test_an_unknown_emotion_is_refused(
-    line: str,
-    options: Options,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    message = refused(monkeypatch, capsys, "iemocap", [*words(options), *line.split()])
+@pytest.mark.parametrize("emotion", ["joy", "Happy"])
+def test_an_unknown_emotion_is_refused(emotion: str, options: Options, tmp_path: Path) -> None:
+    message = refused("iemocap", [*words(options), "--emotion", emotion])
     assert "happy, sad, angry, neutral or all" in message
     assert not written(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("value", [[], ["True"]])
-def test_cuda_without_a_gpu_is_refused(
-    value: list[str],
-    options: Options,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_cuda_without_a_gpu_is_refused(value: list[str], options: Options, tmp_path: Path) -> None:
     line = [*words(options), "--cuda", *value]
-    assert "--cuda: expected a GPU" in refused(monkeypatch, capsys, "pom", line)
+    assert "--cuda: expected a GPU" in refused("pom", line)
     assert not written(tmp_path)
 
 
@@ -653,12 +536,9 @@ def test_bad_input_ends_a_script_with_one_line_and_status_2(
     assert written(tmp_path) == {"pom.pkl"}
 
 
-def test_unknown_options_from_python_are_refused(options: Options) -> None:
+def test_options_from_python_may_be_none_but_not_unknown(options: Options) -> None:
     with pytest.raises(InputError, match="--epoch"):
         train_mosi.main({**options, "epoch": 3})
-
-
-def test_options_from_python_may_be_none(options: Options) -> None:
     path = train_mosi.main({**options, "settings": 1, "max_len": None, "verbose": False})
     assert len(rows(path)) == 1
 
@@ -674,16 +554,9 @@ def test_help_gives_each_flag_and_its_default(
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for flag, default in {
-        "--run_id": 1,
-        "--epochs": epochs,
-        "--patience": 20,
-        "--output_dim": outputs,
-        "--signature": data_set,
-        "--data_path": "./data",
-        "--model_path": "./models",
-        "--output_path": "./results",
-        "--seed": 0,
-        "--repeats": 1,
+        **{"--run_id": 1, "--epochs": epochs, "--patience": 20, "--output_dim": outputs},
+        **{"--signature": data_set, "--data_path": "./data", "--model_path": "./models"},
+        **{"--output_path": "./results", "--seed": 0, "--repeats": 1},
         **({"--emotion": "happy"} if data_set == "iemocap" else {}),
     }.items():
         after = text.split(f" {flag} ")[-1]

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,8 @@ import torch
 from conftest import tiny_arrays
 
 from search import jobs, workers
-from search.jobs import Epoch, Trainer
+from search.jobs import Trainer
+from search.messages import Epoch, Progress
 from search.process import CONTEXT
 from search.workers import LocalBackend
 from training.result import Data, Result, failed
@@ -34,6 +35,7 @@ ROOT = Path(workers.__file__).parent.parent
 SETTING = Setting(3, 3, 4, 0.0, 0.0, 0.0, 0.001, 0.001, 1, 4, 0.0)
 LARGE = {"weight": torch.zeros(100_000)}  # more than a pipe holds
 JOBS = [(SETTING._replace(rank=rank), 0) for rank in range(1, 7)]
+ALONE = [[job] for job in JOBS]
 
 
 class Pretending:
@@ -99,9 +101,15 @@ def tiny_data() -> Data:
     )
 
 
-def run(trainer: Pretending, chunks: Iterator[list[Job]]) -> list[Result]:
-    messages = LocalBackend(["cpu", "cpu"]).train(chunks, cast(Trainer, trainer), tiny_data())
-    return [message for message in messages if isinstance(message, Result)]
+def begin(
+    trainer: Pretending, chunks: Iterable[list[Job]], backend: LocalBackend | None = None
+) -> Generator[Progress]:
+    backend = backend or LocalBackend(["cpu", "cpu"])
+    return backend.train(iter(chunks), cast(Trainer, trainer), tiny_data())
+
+
+def run(trainer: Pretending, chunks: Iterable[list[Job]]) -> list[Result]:
+    return [message for message in begin(trainer, chunks) if isinstance(message, Result)]
 
 
 def reasons(results: list[Result]) -> dict[int, str]:
@@ -133,22 +141,21 @@ def test_a_setting_that_takes_its_worker_down_is_given_up_and_the_others_are_tra
 
 def test_a_setting_whose_worker_died_once_is_trained_again(tmp_path: Path) -> None:
     trainer = Pretending(tmp_path, "death", times=1)
-    found = reasons(run(trainer, ([job] for job in JOBS)))
+    found = reasons(run(trainer, ALONE))
     assert found == dict.fromkeys(range(1, 7), f"by {workers.__file__}")
     assert trainer.attempts(2) == 2
 
 
 def test_an_exception_in_a_worker_is_shown_with_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*ZeroDivisionError: a fault"):
-        run(Pretending(tmp_path, "error"), ([job] for job in JOBS))
+        run(Pretending(tmp_path, "error"), ALONE)
 
 
 def test_an_idle_worker_that_dies_does_not_end_the_search(tmp_path: Path) -> None:
     trainer = Pretending(tmp_path, "standstill")
     backend = LocalBackend(["cpu", "cpu"])
-    chunks = iter([[job] for job in JOBS[:3]])
     results, killed = [], None
-    for message in backend.train(chunks, cast(Trainer, trainer), tiny_data()):
+    for message in begin(trainer, ALONE[:3], backend):
         if isinstance(message, Result):
             results.append(message)
         idle = [worker for worker in backend.workers if worker.idle]
@@ -183,25 +190,22 @@ class DyingAtStart(Pretending):
 def test_workers_that_die_at_their_start_are_replaced(
     numbers: Sequence[int], tmp_path: Path
 ) -> None:
-    found = reasons(run(DyingAtStart(tmp_path, numbers), ([job] for job in JOBS)))
+    found = reasons(run(DyingAtStart(tmp_path, numbers), ALONE))
     assert found == dict.fromkeys(range(1, 7), f"by {workers.__file__}")
     assert len(list(tmp_path.glob("start *"))) == 3 + len(numbers)
 
 
 def test_where_no_worker_can_start_a_line_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"can't start: 3 in a row ended \(.*SIGKILL\); free"):
-        run(DyingAtStart(tmp_path, range(100)), ([job] for job in JOBS))
+        run(DyingAtStart(tmp_path, range(100)), ALONE)
 
 
 def test_a_forkserver_that_was_stopped_keeps_nothing_from_starting_or_ending(
     tmp_path: Path,
 ) -> None:
     trainer = Pretending(tmp_path, "death", times=1)
-    messages = LocalBackend(["cpu", "cpu"]).train(
-        iter([[job] for job in JOBS]), cast(Trainer, trainer), tiny_data()
-    )
     results = []
-    for message in messages:
+    for message in begin(trainer, ALONE):
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # pyright: ignore
         if isinstance(message, Result):
             results.append(message)
@@ -210,9 +214,7 @@ def test_a_forkserver_that_was_stopped_keeps_nothing_from_starting_or_ending(
 
 def test_a_worker_that_is_stopped_amid_a_message_holds_nothing_up(tmp_path: Path) -> None:
     trainer = Pretending(tmp_path, "a stop")
-    messages = LocalBackend(["cpu", "cpu"]).train(
-        iter([[job] for job in JOBS]), cast(Trainer, trainer), tiny_data()
-    )
+    messages = begin(trainer, ALONE)
     results = []
     for message in messages:
         if isinstance(message, Result):
@@ -224,17 +226,9 @@ def test_a_worker_that_is_stopped_amid_a_message_holds_nothing_up(tmp_path: Path
 
 
 def test_what_a_cluster_s_head_loads_needs_no_torch() -> None:
-    code = "import search.mailbox, search.task, sys; print('torch' in sys.modules)"
+    code = "import search.task, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
-
-
-def in_a_process(code: str, daemon: bool) -> None:
-    """Runs code in a process that the forkserver forks, which imports nothing for it."""
-    process = CONTEXT.Process(target=exec, args=(code,), daemon=daemon)
-    process.start()
-    process.join()
-    assert process.exitcode == 0
 
 
 def test_workers_start_with_all_that_is_to_be_loaded_from_any_directory(tmp_path: Path) -> None:
@@ -269,5 +263,8 @@ try:
 except InputError as error:
     Path({str(said)!r}).write_text(str(error))
 """
-    in_a_process(code, daemon=True)
+    process = CONTEXT.Process(target=exec, args=(code,), daemon=True)  # imports nothing for it
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     assert said.read_text().startswith("main() was called in a daemonic process")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.assembly import Assembled, assemble, read_pickle
+from data.assembly import assemble, read_pickle
 from data.corpora import CORPORA, SPLITS
 from data.files import InputError as InputError
-from data.files import checksum as checksum_of
-from data.files import open_regular, opened_unchanged
+from data.files import checksum, opened_unchanged
 from data.files import printable as printable
 
 EMOTIONS = CORPORA["iemocap"].emotions
@@ -102,12 +101,7 @@ def load_corpus(
         InputError: The file is missing, damaged, unsafe, doesn't hold such data, or changes while
             it is read.
     """
-    path = _pickle_in(data_path, name)
-    with opened_unchanged(path, _missing(name)) as file:
-        data = read_pickle(path, file)
-        sha256 = checksum_of(file)
-    assembled = assemble(path, data, CORPORA[name], max_len, emotion)
-    return Loaded(*_splits(assembled), assembled.dims, sha256, assembled.notes)
+    return _load(data_path, name, max_len, emotion, checksum)
 
 
 def load_mosi(data_path: str | PathLike[str], max_len: int | None = None) -> Splits:
@@ -151,36 +145,36 @@ def load_iemocap(
 def _load_and_print(
     data_path: str | PathLike[str], name: str, max_len: int | None, emotion: str | None = None
 ) -> Splits:
-    path = _pickle_in(data_path, name)
-    with opened_unchanged(path, _missing(name)) as file:
-        data = read_pickle(path, file)
-    assembled = assemble(path, data, CORPORA[name], max_len, emotion)
-    for note in assembled.notes:
+    loaded = _load(data_path, name, max_len, emotion, lambda file: "")
+    for note in loaded.notes:
         print(note)
-    return *_splits(assembled), assembled.dims
+    return *loaded.splits, loaded.input_dims
 
 
-def _splits(assembled: Assembled) -> tuple[Split, Split, Split]:
-    train, valid, test = (
-        Split(*map(torch.from_numpy, assembled.arrays[split].values())) for split in SPLITS
-    )
-    return train, valid, test
-
-
-def _pickle_in(data_path: str | PathLike[str], name: str) -> Path:
+def _load(
+    data_path: str | PathLike[str],
+    name: str,
+    max_len: int | None,
+    emotion: str | None,
+    digest: Callable[[BinaryIO], str],  # takes as long as reading does: for whoever needs it
+) -> Loaded:
     if os.path.isfile(data_path):
         raise InputError(
             f"{data_path}: expected the folder that holds {name}.pkl, got a file; name its folder, "
             f"{Path(data_path).parent}"
         )
-    return Path(data_path) / f"{name}.pkl"
-
-
-def _missing(name: str) -> str:
-    return (
+    path = Path(data_path) / f"{name}.pkl"
+    missing = (
         "no such file; put the pickle there, name its folder with --data_path, or make synthetic "
         f"data: python data/prepare.py synthetic {name}"
     )
+    with opened_unchanged(path, missing) as file:
+        data, sha256 = read_pickle(path, file), digest(file)
+    assembled = assemble(path, data, CORPORA[name], max_len, emotion)
+    train, valid, test = (
+        Split(*map(torch.from_numpy, assembled.arrays[split].values())) for split in SPLITS
+    )
+    return Loaded(train, valid, test, assembled.dims, sha256, assembled.notes)
 
 
 def total(params: Mapping[str, Sequence[float]]) -> int:
@@ -212,9 +206,3 @@ def binary_f1(output: np.ndarray, label: np.ndarray) -> float:
 
 def _several(label: np.ndarray) -> bool:
     return len(np.unique(label)) > 1
-
-
-def checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    with open_regular(path) as file:
-        return checksum_of(file)

@@ -16,6 +16,7 @@ from data.files import InputError, printable
 from data.pickles import PickleError, UnsafePickle, load_pickle
 
 Arrays = dict[str, dict[str, np.ndarray]]  # by split and modality
+_FEATURES = tuple(zip(MODALITIES[:3], ROLES[:3], strict=True))
 
 
 class Assembled(NamedTuple):
@@ -87,24 +88,33 @@ def assemble(
         if emotion not in corpus.emotions:
             names = ", ".join(corpus.emotions)
             raise InputError(f"emotion: expected one of {names}, got {emotion!r}")
-        data = _member(data, emotion, path, "the file")
+        data = _member(data, emotion, path)
     raw: Arrays = {
-        split: {
-            modality: _array(path, data, split, modality, ndim)
-            for modality, ndim in zip(MODALITIES, (2, 2, 3, 2), strict=True)
-        }
+        split: {modality: _array(path, data, split, modality) for modality in MODALITIES}
         for split in SPLITS
     }
     _check(path, raw, corpus)
     name = f"{path}: {emotion}" if emotion else str(path)
-    notes = [*_clean(raw, corpus), *_empty(raw)]
+    notes = list(_clean(raw, corpus))
     notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
     if max_len is not None:
         _set_length(raw, max_len, corpus)
     return Assembled(raw, tuple(f"{name}: {note}" for note in notes))
 
 
-def _member(data: object, key: str, path: Path, where: str) -> object:
+def assemble_all(path: Path, data: object, corpus: Corpus) -> Assembled:
+    """Returns what `assemble` does of the last emotion, if there are any, with the notes on all.
+
+    Raises:
+        InputError: The contents are no such data, for one of the emotions.
+    """
+    *others, last = corpus.emotions or (None,)
+    notes = [n for name in others for n in assemble(path, data, corpus, emotion=name).notes]
+    assembled = assemble(path, data, corpus, emotion=last)
+    return assembled._replace(notes=(*notes, *assembled.notes))
+
+
+def _member(data: object, key: str, path: Path, where: str = "the file") -> object:
     if not isinstance(data, dict):
         raise InputError(
             f"{path}: expected {where} to be a dict with the key {key!r}, got {_kind(data)}"
@@ -123,11 +133,11 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _array(path: Path, data: object, split: str, modality: str, ndim: int) -> np.ndarray:
-    where = f"{split}/{modality}"
-    array = _member(_member(data, split, path, "the file"), modality, path, split)
+def _array(path: Path, data: object, split: str, modality: str) -> np.ndarray:
+    where, ndim = f"{split}/{modality}", 3 if modality == "glove" else 2
+    array = _member(_member(data, split, path), modality, path, split)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim != ndim:
-        shape = {2: "(N, D)", 3: "(N, T, D)"}[ndim]
+        shape = "(N, T, D)" if ndim == 3 else "(N, D)"
         raise InputError(
             f"{path}: expected {where} to be a numeric array {shape}, got {_kind(array)}"
         )
@@ -152,10 +162,6 @@ def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
         refuse_token_numbers(f"{path}: {split}/glove", arrays["glove"])
     if len(raw["train"]["label"]) < 2:
         raise InputError(f"{path}: expected at least 2 training examples, got 1")
-    _check_labels(path, raw, corpus)
-
-
-def _check_labels(path: Path, raw: Arrays, corpus: Corpus) -> None:
     columns = raw["train"]["label"].shape[1]
     if columns not in corpus.columns_in_files:
         raise InputError(
@@ -173,8 +179,8 @@ def _check_labels(path: Path, raw: Arrays, corpus: Corpus) -> None:
 
 
 def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
-    """Sets NaN and inf features to 0, drops a column too many, and yields what it did."""
-    for modality, role in zip(MODALITIES[:3], ROLES[:3], strict=True):
+    """Sets NaN and inf features to 0, drops a column too many, and yields what is to be said."""
+    for modality, role in _FEATURES:
         found = []
         for split, arrays in raw.items():
             array = arrays[modality]
@@ -184,16 +190,12 @@ def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
                 found.append(f"{split} {nan} NaN, {inf} inf")
         if found:
             yield f"{role}: values set to 0: {'; '.join(found)}"
+        if splits := [split for split, arrays in raw.items() if not arrays[modality].any()]:
+            yield f"{role}: every value is 0 in {', '.join(splits)}"
     if raw["train"]["label"].shape[1] > corpus.label_columns:
         for arrays in raw.values():
             arrays["label"] = corpus.without_extra(arrays["label"])
         yield corpus.extra_note
-
-
-def _empty(raw: Arrays) -> Iterator[str]:
-    for modality, role in zip(MODALITIES[:3], ROLES[:3], strict=True):
-        if splits := [split for split, arrays in raw.items() if not arrays[modality].any()]:
-            yield f"{role}: every value is 0 in {', '.join(splits)}"
 
 
 def _set_length(raw: Arrays, length: int, corpus: Corpus) -> None:

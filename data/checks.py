@@ -9,7 +9,6 @@ import numpy as np
 from data.corpora import Corpus
 from data.files import InputError
 
-CHUNK = 256  # examples that are looked at together
 MOST_CLASSES = 8  # more whole numbers than this are no class numbers
 LARGEST_COUNT = 255  # larger whole numbers in a text are token numbers
 _ROUNDING = 1e-5  # of labels in single precision
@@ -92,21 +91,17 @@ def _one_class_notes(labels: Labels) -> Iterator[str]:
             yield f"labels of {split} are all {one}: F1 and accuracy of one class mean nothing"
 
 
+@np.errstate(invalid="ignore")  # NaN is no number of a token
 def refuse_token_numbers(where: str, text: np.ndarray) -> None:
     """Raises InputError if a text, (N, T, D) or (N, T), holds token numbers instead of vectors.
 
     MMSA's files have them as (N, 3, T): token numbers, mask and segment of each token.
     """
-    largest = 0.0
-    mask_like = text.ndim == 3 and text.shape[1] == 3
-    for start in range(0, len(text), CHUNK):
-        part = text[start : start + CHUNK]
-        with np.errstate(invalid="ignore"):
-            if not ((part >= 0).all() and (part == np.floor(part)).all()):
-                return
-        largest = max(largest, float(part.max(initial=0)))
-        mask_like = mask_like and part[:, 1:].max(initial=0) <= 1
-    if largest > LARGEST_COUNT or (mask_like and largest > 1):
+    if not (text.min(initial=0) >= 0 and (text == np.floor(text)).all()):
+        return
+    largest = text.max(initial=0)
+    masked = text.ndim == 3 and text.shape[1] == 3 and text[:, 1:].max(initial=0) <= 1 < largest
+    if masked or largest > LARGEST_COUNT:
         raise InputError(
             f"{where}: expected word vectors (N, T, D), got token numbers {text.shape}, whole "
             f"numbers up to {largest:,.0f}; take text features, as MMSA's files have under "

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.assembly import assemble, padded_in_front
+from data.assembly import Arrays, assemble_all, padded_in_front
 from data.checks import refuse_token_numbers
-from data.corpora import MODALITIES, SPLITS, Corpus
+from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
 from data.files import InputError, make_folder, write_atomically
 from data.formats import LAYOUTS, MULT_EMOTIONS, Found
 
-CHUNK = 256  # examples that are averaged together
-
 Notes = list[str]
-Arrays = dict[str, dict[str, np.ndarray]]  # by split and role
 
 
 @np.errstate(all="ignore")  # NaN and infinite values are counted and set to 0
@@ -43,32 +40,28 @@ def convert(found: Found, corpus: Corpus, average: str, scale: str) -> tuple[obj
     if found.layout == "release":
         raise InputError(f"{found.path}: expected another layout, got the release's already")
     notes: Notes = [f"layout: {LAYOUTS[found.layout].title}"]
-    features: Arrays = {split: {} for split in SPLITS}
+    features: Arrays = {}
     for split in SPLITS:
-        features[split]["text"] = text_of(found, split)
-        for role in ("audio", "video"):
-            features[split][role] = _utterance(found, split, role, average, notes)
+        text = text_of(found, split)
+        audio, video = (
+            _utterance(found, split, role, average, notes) for role in ("audio", "video")
+        )
+        features[split] = {"covarep": audio, "facet": video, "glove": text}
     if scale == "max":
         _scale(features, notes)
-    labels = labels_of(found, corpus, notes)
-    shared = {
-        split: {
-            key.encode(): arrays[role]
-            for key, role in zip(MODALITIES, ("audio", "video", "text"), strict=False)
-        }
-        for split, arrays in features.items()
-    }
-    data = {
+    sets = {
         emotion.encode(): {
-            split.encode(): {**shared[split], b"label": label[split]} for split in SPLITS
+            split.encode(): {
+                key.encode(): value for key, value in {**parts, "label": label[split]}.items()
+            }
+            for split, parts in features.items()
         }
-        for emotion, label in labels.items()
+        for emotion, label in labels_of(found, corpus, notes).items()
     }
-    whole = data if corpus.emotions else data[b""]
-    for emotion in labels:
-        notes += assemble(found.path, whole, corpus, emotion=emotion or None).notes
+    data = sets if corpus.emotions else sets[b""]
+    notes += assemble_all(found.path, data, corpus).notes
     notes += _differences(corpus, features)
-    return whole, notes
+    return data, notes
 
 
 def _part(found: Found, split: str, role: str) -> np.ndarray:
@@ -112,21 +105,14 @@ def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) 
         raise InputError(
             f"{found.path}: expected {split}'s {role} to be (N, T, D) or (N, D), got {steps.shape}"
         )
-    words = _words(found, split, role) if average == "words" else None
-    means = np.empty((len(steps), steps.shape[2]))
-    bad = 0
-    for start in range(0, len(steps), CHUNK):
-        part = steps[start : start + CHUNK].astype(np.float64)
-        finite = np.isfinite(part)
-        bad += int(part.size - finite.sum())
-        part[~finite] = 0
-        if words is None:
-            means[start : start + CHUNK] = part.mean(axis=1)
-        else:
-            weights = words[start : start + CHUNK]
-            counts = np.maximum(weights.sum(axis=1), 1)
-            means[start : start + CHUNK] = np.einsum("ntd,nt->nd", part, weights) / counts[:, None]
-    over = "all steps, padding included" if words is None else "the words"
+    kept = _words(found, split, role) if average == "words" else np.ones(steps.shape[:2], bool)
+    means, bad = np.empty((len(steps), steps.shape[2])), 0
+    for i, example in enumerate(steps):
+        values = example.astype(np.float64)
+        bad += int((~np.isfinite(values)).sum())
+        np.nan_to_num(values, copy=False, nan=0, posinf=0, neginf=0)
+        means[i] = values[kept[i]].sum(axis=0) / max(1, kept[i].sum())
+    over = "the words" if average == "words" else "all steps, padding included"
     notes.append(f"{split} {role}: {steps.shape} averaged over {over}")
     if bad:
         notes.append(f"{split} {role}: {bad} NaN or infinite values set to 0 before")
@@ -146,19 +132,15 @@ def _words(found: Found, split: str, role: str) -> np.ndarray:
             raise InputError(f"{found.path}: expected a number per example in {where}")
         return np.arange(steps.shape[1]) < lengths[:, None]
     aligned = text.shape[:2] == steps.shape[:2]
-    return _nonzero(text if aligned else steps)
-
-
-def _nonzero(steps: np.ndarray) -> np.ndarray:
-    return np.concatenate([steps[i : i + CHUNK].any(axis=2) for i in range(0, len(steps), CHUNK)])
+    return np.any(text if aligned else steps, axis=2)
 
 
 def _scale(features: Arrays, notes: Notes) -> None:
-    for role in ("audio", "video"):
-        magnitude = np.abs(np.nan_to_num(features["train"][role], posinf=0, neginf=0)).max(axis=0)
+    for key in ("covarep", "facet"):
+        magnitude = np.abs(np.nan_to_num(features["train"][key], posinf=0, neginf=0)).max(axis=0)
         magnitude[magnitude == 0] = 1
         for arrays in features.values():
-            arrays[role] = arrays[role] / magnitude
+            arrays[key] = arrays[key] / magnitude
     notes.append("audio and video: each feature divided by its largest magnitude in train")
 
 
@@ -201,17 +183,17 @@ def _other_labels(found: Found, expected: str, shape: tuple[int, ...]) -> InputE
 def _differences(corpus: Corpus, features: Arrays) -> Iterator[str]:
     """Yields what remains different from the official data."""
     what = "differs from the official data:"
-    examples = tuple(len(features[split]["text"]) for split in SPLITS)
+    examples = tuple(len(parts["glove"]) for parts in features.values())
     if examples != corpus.examples:
         yield f"{what} {examples} examples, not {corpus.examples}"
-    for role, expected in zip(("audio", "video", "text"), corpus.dims, strict=True):
-        width = features["train"][role].shape[-1]
+    for role, key, expected in zip(ROLES[:3], MODALITIES[:3], corpus.dims, strict=True):
+        width = features["train"][key].shape[-1]
         if width != expected:
             yield f"{what} {width} {role} features, not {expected}"
-    steps = features["train"]["text"].shape[1]
+    steps = features["train"]["glove"].shape[1]
     if steps != corpus.steps:
         yield f"{what} texts of {steps} steps, not {corpus.steps}"
-    front = padded_in_front([features[split]["text"] for split in SPLITS])
+    front = padded_in_front([parts["glove"] for parts in features.values()])
     if front is not None and front != corpus.padded_in_front:
         yield f"{what} texts are padded {'in front' if front else 'at the end'}"
     yield f"{what} the values: other versions of the feature extractors made them"

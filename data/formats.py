@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
@@ -62,31 +62,24 @@ class Found(NamedTuple):
 
     Attributes:
         path: Of the file or folder.
+        data: Everything: in nested dicts if a pickle has them.
+        values: The arrays and lists, by their paths in the file, as "train/covarep".
         layout: A key of LAYOUTS; "sequence" for a computational sequence (.csd); None if unknown.
-        values: Everything, by its path in the file, as "train/covarep".
+        emotions: The outer keys of a pickle that has emotions, or one empty name.
     """
 
     path: Path
-    layout: str | None
+    data: object
     values: dict[str, Values]
+    layout: str | None
+    emotions: tuple[str, ...]
 
     @property
-    def emotions(self) -> tuple[str, ...]:
-        """The outer keys of a pickle that has emotions, or one empty name."""
-        found = (names for names in _emotions() if f"{names[0]}/train/label" in self.values)
-        return next(found, ("",))
-
-    def nested(self) -> dict[str, object]:
-        """Returns the values in dicts again, as a pickle has them."""
-        whole: dict[str, object] = {}
-        for where, value in self.values.items():
-            *outer, last = where.split("/")
-            inner: object = whole
-            for key in outer:
-                inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
-            if isinstance(inner, dict):
-                inner[last] = value
-        return whole
+    def title(self) -> str:
+        """The layout's, for people."""
+        if self.layout == "sequence":
+            return "computational sequence of the CMU-MultimodalSDK"
+        return LAYOUTS[self.layout].title if self.layout else "unknown"
 
     def part(self, split: str, role: str, emotion: str = "") -> np.ndarray:
         """Returns the array of a role (audio, video, text or label) in a split."""
@@ -106,32 +99,27 @@ def read(path: Path) -> Found:
         InputError: It is missing, damaged, unsafe, or of no known format.
     """
     if path.is_dir():
-        values = dict(_folder(path))
-        return Found(path, _recognise(values), values)
+        return _found(path, dict(_folder(path)))
     with opened_unchanged(path) as file:
         return read_open(path, file)
 
 
 def read_open(path: Path, file: BinaryIO) -> Found:
     """Returns what an open data file holds, as `read` does."""
-    values = dict(_file(path, file))
-    return Found(path, _recognise(values), values)
+    return _found(path, _contents(path, file))
 
 
-def _emotions() -> list[tuple[str, ...]]:
-    return [corpus.emotions for corpus in CORPORA.values() if corpus.emotions]
-
-
-def _recognise(values: Mapping[str, Values]) -> str | None:
+def _found(path: Path, data: object) -> Found:
+    values = dict(_flat(path, data))
+    with_emotions = [corpus.emotions for corpus in CORPORA.values() if corpus.emotions]
     for name, layout in LAYOUTS.items():
         paths = [layout.path.format(split=s, key=key) for s in SPLITS for key in layout.keys]
-        if all(p in values for p in paths):
-            return name
-        for emotions in _emotions() if name == "release" else ():
-            if all(f"{emotion}/{p}" in values for emotion in emotions for p in paths):
-                return name
+        for emotions in [("",), *with_emotions] if name == "release" else [("",)]:
+            if all(f"{outer}/{p}".lstrip("/") in values for outer in emotions for p in paths):
+                return Found(path, data, values, name, emotions)
     features = [p for p in values if p.endswith("/features")]
-    return "sequence" if features and len(features) * 2 >= len(values) else None
+    is_sequence = features and len(features) * 2 >= len(values)
+    return Found(path, data, values, "sequence" if is_sequence else None, ("",))
 
 
 def _folder(path: Path) -> Iterator[tuple[str, Values]]:
@@ -142,26 +130,25 @@ def _folder(path: Path) -> Iterator[tuple[str, Values]]:
         raise InputError(f"{path}: expected at most {MOST_ARRAYS} files, found {len(files)}")
     for file in files:
         with opened_unchanged(file) as opened:
-            for name, value in _file(file, opened):
+            for name, value in _flat(file, _contents(file, opened)):
                 # An .h5 file of MFN holds one array, called "data" or "d1".
                 yield (file.stem if name in ("data", "d1") else f"{file.stem}/{name}"), value
 
 
-def _file(path: Path, file: BinaryIO) -> Iterator[tuple[str, Values]]:
-    """Yields what a file holds, whose format is told by its first bytes."""
+def _contents(path: Path, file: BinaryIO) -> object:
+    """Returns what a file holds, whose format is told by its first bytes."""
     start = file.read(8)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if start.startswith(b"\x89HDF"):
-        yield from _h5(path, file)
-    elif start.startswith(b"PK"):
-        yield from _npz(path, file, size)
-    elif start.startswith(b"\x93NUMPY"):
-        yield "data", _npy(path, file, size)
-    elif path.suffix in (".h5", ".hdf5", ".csd", ".npz", ".npy"):
+        return _h5(path, file)
+    if start.startswith(b"PK"):
+        return dict(_npz(path, file, size))
+    if start.startswith(b"\x93NUMPY"):
+        return _npy(path, file, size)
+    if path.suffix in (".h5", ".hdf5", ".csd", ".npz", ".npy"):
         raise InputError(f"{path}: expected a {path.suffix} file, got a damaged or other file")
-    else:
-        yield from _flat(path, read_pickle(path, file))
+    return read_pickle(path, file)
 
 
 def _flat(path: Path, data: object) -> Iterator[tuple[str, Values]]:
@@ -220,7 +207,7 @@ def _npy(path: Path, file: IO[bytes], size: int) -> np.ndarray:
             ) from None
 
 
-def _h5(path: Path, file: BinaryIO) -> Iterator[tuple[str, Values]]:
+def _h5(path: Path, file: BinaryIO) -> dict[str, Values]:
     if find_spec("h5py") is None:
         raise InputError(
             f"{path}: reading it needs h5py, which is not installed: pip install h5py==3.16.0"
@@ -243,4 +230,4 @@ def _h5(path: Path, file: BinaryIO) -> Iterator[tuple[str, Values]]:
             why = run.stderr.strip().splitlines() or [f"its library crashed: {run.returncode}"]
             raise InputError(f"{path}: {printable(why[-1])}")
         with copy.open("rb") as copied:
-            yield from _npz(path, copied, copy.stat().st_size)
+            return dict(_npz(path, copied, copy.stat().st_size))

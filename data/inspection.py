@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.assembly import Assembled, assemble
+from data.assembly import assemble_all
 from data.checks import are_class_numbers, label_notes
 from data.conversion import labels_of, text_of
 from data.corpora import CORPORA, SPLITS, Corpus
@@ -57,33 +58,22 @@ def inspect(found: Found) -> Report:
     usable, advice, notes = usability(found)
     labels = list(_labels(found)) if found.layout in LAYOUTS else []
     shown = list(summaries(found))
-    return Report(found.path, _title(found), shown, labels, notes, usable, advice)
-
-
-def _title(found: Found) -> str:
-    if found.layout == "sequence":
-        return "computational sequence of the CMU-MultimodalSDK"
-    return LAYOUTS[found.layout].title if found.layout in LAYOUTS else "unknown"
+    return Report(found.path, found.title, shown, labels, notes, usable, advice)
 
 
 def _labels(found: Found) -> Iterator[str]:
-    for emotion in found.emotions:
-        for split in SPLITS:
-            label = found.part(split, "label", emotion)
-            name = f"{emotion} {split}".strip()
-            if label.ndim == 3 and label.shape[1:] == (len(MULT_EMOTIONS), 2):
-                for column, inner in enumerate(MULT_EMOTIONS):
-                    yield f"{inner} {split}: {_balance(label[:, column])}"
-            elif label.ndim == 2 and label.shape[1] == 2:
-                yield f"{name}: {_balance(label)}"
-            else:
-                finite = label[np.isfinite(label)]
-                spread = (
-                    f"{finite.min():.3g} to {finite.max():.3g}, mean {finite.mean():.3g}"
-                    if finite.size
-                    else "no numbers"
-                )
-                yield f"{name}: {spread}, {len(np.atleast_1d(label))} examples"
+    for emotion, split in itertools.product(found.emotions, SPLITS):
+        label = found.part(split, "label", emotion)
+        if label.shape[1:] == (len(MULT_EMOTIONS), 2):
+            for column, inner in enumerate(MULT_EMOTIONS):
+                yield f"{inner} {split}: {_balance(label[:, column])}"
+        elif label.shape[1:] == (2,):
+            yield f"{emotion} {split}: {_balance(label)}".lstrip()
+        else:
+            finite, spread = label[np.isfinite(label)], "no numbers"
+            if finite.size:
+                spread = f"{finite.min():.3g} to {finite.max():.3g}, mean {finite.mean():.3g}"
+            yield f"{emotion} {split}: {spread}, {len(np.atleast_1d(label))} examples".lstrip()
 
 
 def _balance(label: np.ndarray) -> str:
@@ -96,25 +86,34 @@ def _balance(label: np.ndarray) -> str:
 
 def usability(found: Found) -> tuple[bool, str, list[str]]:
     """Returns whether a train script can use the file where it lies, what to do, and notes."""
-    if found.layout == "sequence":
-        advice = "align it with the CMU-MultimodalSDK and save named arrays, then convert those"
-        return False, advice, []
-    if found.layout is None:
-        advice = "no known layout; save named arrays (data/README.md) and convert those"
-        return False, advice, []
     notes: list[str] = []
     try:
-        corpus = corpus_of(found)
-        if found.layout != "release":
-            advice = _advice_to_convert(found, corpus, notes)
-            return False, advice, notes
-        notes += load_found(found, corpus).notes
+        return *_advice(found, notes), notes
     except InputError as error:
         return False, str(error), notes
+
+
+def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
+    """Returns whether a script can use a file, and what to do; adds what is odd to the notes.
+
+    Raises:
+        InputError: The file holds what no script takes, and no conversion mends.
+    """
+    if found.layout == "sequence":
+        return (
+            False,
+            "align it with the CMU-MultimodalSDK and save named arrays, then convert those",
+        )
+    if found.layout is None:
+        return False, "no known layout; save named arrays (data/README.md) and convert those"
+    corpus = corpus_of(found)
+    if found.layout != "release":
+        _check_labels_and_text(found, corpus, notes)
+        return False, f"python data/prepare.py convert {found.path} --to {corpus.name}"
+    notes += assemble_all(found.path, found.data, corpus).notes
     if found.path.name != f"{corpus.name}.pkl":
-        advice = f"name it {corpus.name}.pkl, then train_{corpus.name}.py can use it"
-        return False, advice, notes
-    return True, f"python train_{corpus.name}.py --data_path {found.path.parent}", notes
+        return False, f"name it {corpus.name}.pkl, then train_{corpus.name}.py can use it"
+    return True, f"python train_{corpus.name}.py --data_path {found.path.parent}"
 
 
 def corpus_of(found: Found) -> Corpus:
@@ -143,12 +142,7 @@ def _fits(found: Found, shape: tuple[int, ...], corpus: Corpus) -> bool:
     return math.prod(shape[1:]) in corpus.columns_in_files
 
 
-def _advice_to_convert(found: Found, corpus: Corpus, notes: list[str]) -> str:
-    """Returns the command; what is odd about the labels is added to the notes.
-
-    Raises:
-        InputError: The file holds what no conversion mends.
-    """
+def _check_labels_and_text(found: Found, corpus: Corpus, notes: list[str]) -> None:
     for split in SPLITS:
         text_of(found, split)
     for emotion, labels in labels_of(found, corpus, []).items():
@@ -159,24 +153,6 @@ def _advice_to_convert(found: Found, corpus: Corpus, notes: list[str]) -> str:
                 f"the labels are class numbers, it seems: expected {corpus.title}'s, which go from "
                 f"{low} to {high}; save named arrays with those (data/README.md), and convert them"
             )
-    return f"python data/prepare.py convert {found.path} --to {corpus.name}"
-
-
-def load_found(found: Found, corpus: Corpus) -> Assembled:
-    """Returns a file's contents as a script takes them, with the notes on all its emotions.
-
-    Raises:
-        InputError: The script couldn't use them.
-    """
-    data = found.nested()
-    *emotions, last = corpus.emotions or (None,)
-    notes = [
-        note
-        for emotion in emotions
-        for note in assemble(found.path, data, corpus, emotion=emotion).notes
-    ]
-    assembled = assemble(found.path, data, corpus, emotion=last)
-    return assembled._replace(notes=(*notes, *assembled.notes))
 
 
 def verify(folder: Path) -> Iterator[Verdict]:
@@ -216,8 +192,8 @@ def _verdict(path: Path, file: BinaryIO) -> Verdict:
     file.seek(0)
     found = read_open(path, file)
     if corpus is None:
-        return Verdict(path, found.layout is not None, f"{_title(found)}; {usability(found)[1]}")
-    loaded = load_found(found, corpus)
+        return Verdict(path, found.layout is not None, f"{found.title}; {usability(found)[1]}")
+    loaded = assemble_all(path, found.data, corpus)
     sizes, official = (loaded.examples, loaded.dims), (corpus.examples, corpus.dims)
     text = f"not the official file, but train_{corpus.name}.py can use it: {_sizes(*sizes)}"
     text += (
@@ -249,12 +225,6 @@ def table(report: Report) -> str:
 
 
 def as_json(report: Report) -> dict[str, object]:
-    """Returns a report of plain values; NaN becomes None."""
-    values = [
-        {
-            key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in summary._asdict().items()
-        }
-        for summary in report.summaries
-    ]
+    """Returns a report of plain values."""
+    values = [summary._asdict() for summary in report.summaries]
     return report._asdict() | {"path": str(report.path), "summaries": values}

@@ -22,81 +22,63 @@ from data.files import InputError, printable
 from data.formats import read
 from data.inspection import as_json, inspect, table, verify
 from data.synthetic import synthetic
-from search.options import Parser, run_script
+from search.options import Parser, run_script, whole_between
 
 FOLDER = Path("./data")  # where the train scripts look, too
-
-Commands = argparse._SubParsersAction
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Runs a subcommand of the command line, or of a list of words."""
-    flags = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = flags.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_synthetic, _add_inspect, _add_convert, _add_verify):
-        add(commands)
-    options = flags.parse_args(words)
+    options = _flags().parse_args(words)
     options.run(options)
 
 
-def _add_synthetic(commands: Commands) -> None:
+def _flags() -> Parser:
+    flags = Parser(description=__doc__)
+    commands = flags.add_subparsers(required=True, metavar="COMMAND")
+
     command = commands.add_parser(
         "synthetic",
         help="make synthetic data sets",
-        description="Make synthetic data sets of the official layout and sizes. They are random "
-        "numbers with a planted interaction of the three modalities: they show that the scripts "
-        "work, and say nothing about any corpus.",
+        description="Make synthetic data sets of the official layout and sizes. They are random\n"
+        "numbers with a planted interaction of the three modalities: they show that\n"
+        "the scripts work, and say nothing about any corpus.",
     )
-    _add_names(command)
-    command.add_argument("--output_path", type=Path, default=FOLDER, help="default: ./data")
-    command.add_argument("--seed", type=_seed, default=0, help="of the numbers (default: 0)")
-    _add_force(command)
+    names = f"{', '.join(CORPORA)} (default: all)"
+    command.add_argument("names", nargs="*", metavar="NAME", help=names)
+    command.add_argument("--output_path", type=Path, default=FOLDER, help="folder to write to")
+    seed = whole_between(0, 2**63 - 1)
+    command.add_argument("--seed", type=seed, default=0, help="of the numbers")
+    command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(run=run_synthetic)
 
-
-def _add_inspect(commands: Commands) -> None:
     command = commands.add_parser(
         "inspect",
         help="show what data files hold, and which script can use them",
-        description="Show the layout, arrays, NaN and infinite values, padding, constant columns "
-        "and labels of data files, and which train script can use them or how to convert them.",
+        description="Show the layout, arrays, NaN and infinite values, padding, constant columns\n"
+        "and labels of data files, and which script can use them or how to convert them.",
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="or folder of .h5")
     command.add_argument("--json", action="store_true", help="print JSON in place of tables")
     command.set_defaults(run=run_inspect)
 
-
-def _add_verify(commands: Commands) -> None:
-    command = commands.add_parser(
-        "verify",
-        help="compare a folder's files with the official ones",
-        description="Compare sizes and checksums with the official pickles', and try whether the "
-        "train scripts can use what else is there. Exit status 1 if anything is wrong.",
-    )
-    command.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="default: ./data")
-    command.set_defaults(run=run_verify)
-
-
-def _add_convert(commands: Commands) -> None:
     command = commands.add_parser(
         "convert",
         help="convert another layout to the train scripts'",
-        description="Convert a pickle of MulT, MultiBench or MMSA, MFN's folder of .h5 files, or "
+        description="Convert a pickle of MulT, MultiBench or MMSA, MFN's folder of .h5 files, or\n"
         "named arrays (.npz, or a folder of .npy) to the layout that the train scripts read.",
     )
     command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
     command.add_argument("--to", required=True, choices=list(CORPORA), help="the data set")
-    command.add_argument("-o", "--output_path", type=Path, default=FOLDER, help="default: ./data")
+    command.add_argument(
+        "-o", "--output_path", type=Path, default=FOLDER, help="folder to write to"
+    )
     command.add_argument(
         "--average",
         choices=("all", "words"),
         default="all",
         help="audio and video: over all steps, padding included as in the release, or over the "
-        "words alone (default: all)",
+        "words alone",
     )
     command.add_argument(
         "--scale",
@@ -104,49 +86,34 @@ def _add_convert(commands: Commands) -> None:
         default="none",
         help="max: divide each audio and video feature by its largest magnitude in train",
     )
-    _add_force(command)
+    command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(run=run_convert)
 
-
-def _add_names(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help=f"{', '.join(CORPORA)} (default: all)",
+    command = commands.add_parser(
+        "verify",
+        help="compare a folder's files with the official ones",
+        description="Compare sizes and checksums with the official pickles', and try whether the\n"
+        "train scripts can use what else is there. Exit status 1 if anything is wrong.",
     )
+    command.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="of the files")
+    command.set_defaults(run=run_verify)
+    return flags
 
 
-def _add_force(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--force", action="store_true", help="replace files that exist")
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
-
-
-def _targets(options: argparse.Namespace) -> dict[str, Path]:
-    """Returns the files to write, of which none exists unless --force is given."""
-    names = list(dict.fromkeys(options.names or CORPORA))
-    for name in names:
-        if name not in CORPORA:
-            raise InputError(f"expected {', '.join(CORPORA)}, got {name!r}")
-    targets = {name: options.output_path / f"{name}.pkl" for name in names}
-    for target in targets.values():
-        _refuse_existing(target, options.force)
-    return targets
-
-
-def _refuse_existing(target: Path, force: bool) -> None:
-    if target.exists() and not force:
+def _target(name: str, options: argparse.Namespace) -> Path:
+    """Returns the file to write, which doesn't exist unless --force is given."""
+    if name not in CORPORA:
+        raise InputError(f"expected {', '.join(CORPORA)}, got {name!r}")
+    target = options.output_path / f"{name}.pkl"
+    if target.exists() and not options.force:
         raise InputError(f"{target}: expected no such file yet, but it exists; --force replaces it")
+    return target
 
 
 def run_synthetic(options: argparse.Namespace) -> None:
     """Writes the synthetic data sets that the options name."""
-    for name, target in _targets(options).items():
+    targets = {name: _target(name, options) for name in options.names or CORPORA}
+    for name, target in targets.items():
         corpus = CORPORA[name]
         write_pickle(target, synthetic(corpus, options.seed))
         print(f"{target}: synthetic, {' / '.join(map(str, corpus.examples))} examples")
@@ -180,8 +147,7 @@ def run_verify(options: argparse.Namespace) -> None:
 
 def run_convert(options: argparse.Namespace) -> None:
     """Writes one data set, made from another layout."""
-    target = options.output_path / f"{options.to}.pkl"
-    _refuse_existing(target, options.force)
+    target = _target(options.to, options)
     found, corpus = read(options.source), CORPORA[options.to]
     data, notes = convert(found, corpus, options.average, options.scale)
     write_pickle(target, data)

@@ -11,7 +11,6 @@ import numpy as np
 from data.assembly import padded_in_front
 from data.formats import Found, Values
 
-CHUNK = 2**24  # bytes that are looked at together
 HEAD = ("array", "shape", "dtype", "NaN", "inf", "from", "to", "constant", "padding")
 
 
@@ -24,7 +23,7 @@ class Summary(NamedTuple):
         dtype: Its dtype, or "list".
         nan: How many values are NaN.
         inf: How many are infinite.
-        low: The smallest finite value.
+        low: The smallest finite value, None without any.
         high: The largest one.
         constant: How many of the columns (the last dimension) have one value only.
         padding: Of sequences: the share of frames that are zero throughout.
@@ -36,8 +35,8 @@ class Summary(NamedTuple):
     dtype: str
     nan: int = 0
     inf: int = 0
-    low: float = math.nan
-    high: float = math.nan
+    low: float | None = None
+    high: float | None = None
     constant: int = 0
     padding: float = 0.0
     side: str = ""
@@ -73,47 +72,31 @@ def summarise(where: str, value: Values) -> Summary:
     summary = Summary(where, value.shape, str(value.dtype))
     if value.dtype.kind not in "fiub" or 0 in value.shape or value.ndim == 0:
         return summary
-    columns = [_Columns(part) for part in _chunks(value)]
-    low = np.min([part.low for part in columns], axis=0)
-    high = np.max([part.high for part in columns], axis=0)
-    zeros = [part.zero_frames for part in columns]
-    side = padded_in_front([value]) if value.ndim == 3 else None
+    columns = value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)
+    if value.dtype.char not in "efd":  # single precision stays: the copy would take twice as much
+        columns = columns.astype(np.float64)
+    finite = np.isfinite(columns)
+    nan = int(np.isnan(columns).sum())
+    low = np.min(columns, axis=0, where=finite, initial=math.inf)
+    high = np.max(columns, axis=0, where=finite, initial=-math.inf)
+    is_sequence = value.ndim == 3
+    in_front = padded_in_front([value]) if is_sequence else None
     return summary._replace(
-        nan=sum(part.nan for part in columns),
-        inf=sum(part.inf for part in columns),
-        low=float(low.min()) if np.isfinite(low).any() else math.nan,
-        high=float(high.max()) if np.isfinite(high).any() else math.nan,
+        nan=nan,
+        inf=int(finite.size - finite.sum()) - nan,
+        low=float(low.min()) if finite.any() else None,
+        high=float(high.max()) if finite.any() else None,
         constant=int((low >= high).sum()),
-        padding=sum(zeros) / math.prod(value.shape[:-1]) if value.ndim == 3 else 0.0,
-        side={True: "front", False: "end", None: ""}[side],
+        padding=float((~columns.any(axis=1)).mean()) if is_sequence else 0.0,
+        side={True: "front", False: "end", None: ""}[in_front],
     )
-
-
-def _chunks(value: np.ndarray) -> Iterator[np.ndarray]:
-    rows = max(1, CHUNK * len(value) // max(1, value.nbytes))
-    for start in range(0, len(value), rows):
-        yield value[start : start + rows]
-
-
-class _Columns:
-    """Counts and ranges of some of an array's rows, by column."""
-
-    def __init__(self, part: np.ndarray) -> None:
-        part = part.reshape(-1, part.shape[-1] if part.ndim > 1 else 1)
-        finite = np.isfinite(part)
-        self.nan = int(np.isnan(part).sum())
-        self.inf = int(part.size - finite.sum()) - self.nan
-        numbers = part.astype(np.float64)
-        self.low = np.min(numbers, axis=0, where=finite, initial=math.inf)
-        self.high = np.max(numbers, axis=0, where=finite, initial=-math.inf)
-        self.zero_frames = int((~part.any(axis=1)).sum())
 
 
 def cells(summary: Summary) -> Sequence[str]:
     """Returns a summary as text, in the order of HEAD."""
     shape = " x ".join(map(str, summary.shape))
     first = (summary.where, shape, summary.dtype, str(summary.nan), str(summary.inf))
-    if summary.dtype == "list" or math.isnan(summary.low):
+    if summary.low is None or summary.high is None:
         return (*first, *"----")
     padding = f"{summary.padding:.0%} {summary.side}" if summary.padding else "-"
     return (*first, f"{summary.low:.4g}", f"{summary.high:.4g}", str(summary.constant), padding)

@@ -11,6 +11,7 @@ from data.files import InputError
 
 MOST_CLASSES = 8  # more whole numbers than this are no class numbers
 LARGEST_COUNT = 255  # larger whole numbers in a text are token numbers
+_TOKEN_PADDING = (-1, -100)
 _ROUNDING = 1e-5  # of labels in single precision
 
 Labels = Mapping[str, np.ndarray]  # (N, L) by split, finite
@@ -54,7 +55,7 @@ def _classes(values: np.ndarray) -> np.ndarray:
 
 def _range_notes(corpus: Corpus, values: np.ndarray) -> Iterator[str]:
     low, high = corpus.label_range
-    least, most = values.min(), values.max()
+    least, most = values.min() + 0.0, values.max() + 0.0  # -0 is 0
     text = f"labels from {least:.4g} to {most:.4g}, where {corpus.title}'s go from {low} to {high}"
     if least < low - _ROUNDING or most > high + _ROUNDING:
         yield f"{text}: scores that clip, round or take signs have another meaning"
@@ -95,16 +96,25 @@ def _one_class_notes(labels: Labels) -> Iterator[str]:
 def refuse_token_numbers(where: str, text: np.ndarray) -> None:
     """Raises InputError if a text, (N, T, D) or (N, T), holds token numbers instead of vectors.
 
-    MMSA's files have them as (N, 3, T): token numbers, mask and segment of each token.
+    MMSA's files have them as (N, 3, T): token numbers, mask and segment of each token. Padding may
+    be -1, -100 or NaN.
     """
-    if not (text.min(initial=0) >= 0 and (text == np.floor(text)).all()):
+    if not _whole(text[:1]).all():
         return
-    largest = text.max(initial=0)
+    numbers = text[np.isfinite(text) & ~np.isin(text, _TOKEN_PADDING)]
+    if not _whole(numbers).all() or numbers.min(initial=0) < 0:
+        return
+    largest = numbers.max(initial=0)
     masked = text.ndim == 3 and text.shape[1] == 3 and text[:, 1:].max(initial=0) <= 1 < largest
-    if masked or largest > LARGEST_COUNT:
+    alone = text.ndim < 3 or text.shape[2] == 1
+    if masked or largest > (1 if alone else LARGEST_COUNT):
         raise InputError(
             f"{where}: expected word vectors (N, T, D), got token numbers {text.shape}, whole "
             f"numbers up to {largest:,.0f}; take text features, as MMSA's files have under "
             '"text" beside the token numbers under "text_bert", or put the tokens through their '
             "model first"
         )
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(numbers) | (numbers == np.floor(numbers))

@@ -65,12 +65,13 @@ def read_model(path: Path) -> SavedModel | None:
         loss = float(printed(checkpoint["valid_loss"]))
         texts = Setting(**checkpoint["setting"]).texts()
         setting = Setting._make(map(parse_value, Setting._fields, texts))
-        saved_sha256 = checkpoint.get("weights_sha256")  # None in older files
+        weights = checkpoint["state_dict"]
+        saved_sha256 = checkpoint.get("weights_sha256", weights_sha256(weights))  # older: none
         return SavedModel(
             (loss, setting, int(checkpoint["seed"])),
             checkpoint["provenance"]["started"],
             conditions(checkpoint["provenance"]),
-            saved_sha256 in (None, weights_sha256(checkpoint["state_dict"])),
+            saved_sha256 == weights_sha256(weights) and _are_trained(weights),
         )
     except MissingFile:
         return None
@@ -81,6 +82,13 @@ def read_model(path: Path) -> SavedModel | None:
             f"{path}: expected a model that a train script wrote, got something else "
             f"({type(error).__name__}); move it away"
         ) from None
+
+
+def _are_trained(weights: Mapping[str, Tensor]) -> bool:
+    """Returns whether weights are numbers, and not all zero."""
+    numbers = [tensor for tensor in weights.values() if tensor.is_floating_point()]
+    finite = all(bool(tensor.isfinite().all()) for tensor in numbers)
+    return finite and any(bool(tensor.any()) for tensor in numbers)
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

@@ -19,6 +19,7 @@ from training.parameters import Sizes, sizes
 from training.reference import fit
 from training.result import Data, Limits, Result, Task, failed
 from training.stacked import Job, fit_stacked
+from training.warm_up import compile_fast_path
 
 ATTEMPTS = 3  # how often a setting may take its worker down before it is given up
 _NO_MEMORY = (  # of the errors for which torch has no class
@@ -73,6 +74,8 @@ class Trainer(NamedTuple):
                 one = partial(listener, setting, seed) if listener else None
                 tell(fit(setting, seed, data, self.task, self.limits, on_epoch=one))
             return
+        if data.train.label.device.type == "cpu":
+            compile_fast_path()  # on a cluster; workers here were forked from where it was done
         for result in fit_stacked(
             jobs, data, self.task, self.limits, slots=self.stack, on_epoch=listener
         ):
@@ -141,7 +144,7 @@ class Retries:
 def out_of_memory(error: BaseException) -> str | None:
     """Returns why a worker counts as dead if memory ran out, None if the error is another."""
     text = str(error)
-    kind = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    kind = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
     if kind or (isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)):
         return f"its worker ran out of memory: {text.partition(chr(10))[0]}"
     return None
@@ -171,6 +174,7 @@ def set_torch_up() -> None:
     """
     torch.backends.cudnn.allow_tf32 = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
+    torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(1)
     threadpool_limits(1)  # whatever the environment says: small products suffer from threads
     torch.set_flush_denormal(True)  # Adam's moments of dead units, which would slow it down

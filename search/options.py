@@ -50,9 +50,8 @@ def whole_between(least: int, most: int) -> Callable[[str], int]:
     """Returns what reads a whole number of these bounds, for argparse."""
 
     def read(text: str) -> int:
-        digits = text.strip()
-        if digits.isdecimal() and len(digits) <= 20 and least <= int(digits) <= most:
-            return int(digits)
+        if re.fullmatch(r"\s*[0-9]{1,20}\s*", text) and least <= int(text) <= most:
+            return int(text)
         raise argparse.ArgumentTypeError(
             f"expected a whole number from {least} to {most:,}, got {text!r}"
         )
@@ -137,7 +136,7 @@ def read_options(flags: Parser, options: Mapping[str, object] | None) -> argpars
     """
     words = None if options is None else list(_words(options))
     read = flags.parse_args(words)
-    if read.grid and read.hyperparams:
+    if read.grid and read.hyperparams is not None:
         raise InputError("--grid and --hyperparams: expected one of them, got both")
     if read.seed + read.repeats - 1 > _LARGEST_SEED:
         raise InputError(
@@ -175,8 +174,14 @@ def _words(options: Mapping[str, object]) -> Iterator[str]:
         if value is None or (value is False and name != "cuda"):
             continue
         yield f"--{name}"
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, Mapping):  # a grid
+            yield from (f"{key}={','.join(map(str, values))}" for key, values in value.items())
+        elif isinstance(value, (list, tuple)):
             yield from map(str, value)
+        elif isinstance(value, bytes):
+            yield os.fsdecode(value)
+        elif isinstance(value, int) and abs(value) >= 2**64:
+            raise InputError(f"--{name}: expected a smaller number, got one of over 20 digits")
         elif value is not True:
             yield str(value)
 

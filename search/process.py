@@ -163,6 +163,8 @@ def _work(driver: connection.Connection, trainer: Trainer, data_file: str, devic
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_torch_up()
+    if device != "cpu":  # else new streams and graphs would be the first GPU's
+        torch.cuda.set_device(device)
 
     def tell(message: Result | Epoch | Ready | OutOfMemory | Failed) -> None:
         driver.send_bytes(pickled(message))

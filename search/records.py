@@ -67,6 +67,11 @@ class Records:
         for path in (self.files.json, self.files.model):
             remove(part_of(path))  # of a process that was killed
         begun = _has_rows(self.files.csv, ",".join(self._header))
+        if not begun and _is_link(self.files.csv):
+            raise InputError(
+                f"{self.files.csv}: is a link, and what it leads to would be overwritten; move it "
+                "away, or choose another --run_id"
+            )
         stored = self._stored_provenance(begun)
         self.provenance = stored or self.provenance
         if not begun:
@@ -91,9 +96,11 @@ class Records:
                     f"{error}; it is to say how the rows in {csv} came about: bring it back, "
                     "choose another --run_id, or move those rows away"
                 ) from None
-            if beside.exists() and not beside.is_file():
-                raise
-            return None
+            if isinstance(error, MissingFile):
+                return None
+            raise InputError(
+                f"{error}, and it would be overwritten; move it away, or choose another --run_id"
+            ) from None
         changed = differences(stored, self.provenance)
         if changed and begun:
             raise InputError(
@@ -262,6 +269,10 @@ def _has_rows(path: Path, header: str) -> bool:
     except MissingFile:
         return False
     return not f"{header}\n".encode().startswith(start)
+
+
+def _is_link(path: Path) -> bool:
+    return path.is_symlink() or (path.exists() and path.stat().st_nlink > 1)
 
 
 def _fault(model: SavedModel | None, best: BestRow) -> str:

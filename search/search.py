@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import os
 import platform
 import statistics
 import sys
@@ -37,6 +38,8 @@ from training.setting import Setting, describe, model_config
 from training.stacked import default_slots
 from utils import load_corpus
 
+_LONGEST_NAME = 200  # bytes: file systems take 255, and endings come to it
+
 
 @checked_output(drops=True)
 def search(experiment: Experiment, options: argparse.Namespace, emotion: str | None = None) -> Path:
@@ -62,6 +65,11 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
             f"got {options.output_dim}"
         )
     stem = "_".join(filter(None, (options.signiture, emotion, options.run_id)))
+    if len(os.fsencode(stem)) > _LONGEST_NAME:
+        raise InputError(
+            f"--signiture and --run_id: expected at most {_LONGEST_NAME} bytes together, as they "
+            f"become part of file names, got {len(os.fsencode(stem))}"
+        )
     records = Records(
         RunFiles.named(stem, Path(options.output_path), Path(options.model_path)),
         experiment.columns,
@@ -78,7 +86,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
 def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | None) -> Plan:
     """Returns the settings that hyperparams.txt lists, or those of the grid."""
     names: dict[Setting, list[str]] = {}
-    if options.hyperparams:
+    if options.hyperparams is not None:
         chosen = (emotion,) if emotion else ()
         found = read_hyperparams(Path(options.hyperparams), experiment.name, chosen)
         for name, setting in found.items():
@@ -90,7 +98,7 @@ def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | No
     return Plan(
         settings,
         count=min(total, options.settings or total),
-        in_order=bool(options.hyperparams),
+        in_order=options.hyperparams is not None,
         seeds=range(options.seed, options.seed + options.repeats),
         names={setting: ", ".join(called) for setting, called in names.items()},
     )

@@ -323,3 +323,8 @@ def test_float32_can_hold_every_value_of_a_range(limit: str, name: str) -> None:
     assert np.isfinite(value)
     assert value < 1 or "dropout" not in name
     assert value == 0 or abs(value) >= np.finfo(np.float32).tiny
+
+
+def test_minus_zero_is_zero() -> None:
+    for name in ("text_dropout", "weight_decay"):
+        assert str(parse_value(name, "-0.0")) == "0.0"

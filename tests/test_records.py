@@ -359,9 +359,33 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.parametrize("content", [None, "", "audio_hidden,vid"])  # of a new run, or none
+@pytest.mark.parametrize("kind", ["symlink", "hard link"])
+def test_a_new_run_does_not_begin_in_a_linked_file(
+    kind: str, content: str | None, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    if content is None and kind == "hard link":
+        return
+    if content is not None:
+        victim.write_text(content)
+    MAKE[kind](tmp_path / "run.csv", victim)
+    with pytest.raises(InputError, match=r"run\.csv: is a link"):
+        a_run(tmp_path, result())
+    assert victim.read_text() == content if content is not None else not victim.exists()
+
+
+def test_a_json_that_no_train_script_wrote_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"my": "notes"}')
+    with pytest.raises(InputError, match=r"run\.json: .* would be overwritten; move it away"):
+        a_run(tmp_path, result())
+    assert (tmp_path / "run.json").read_text() == '{"my": "notes"}'
+
+
 def test_a_csv_that_its_user_linked_to_another_place_is_written_there(tmp_path: Path) -> None:
-    (tmp_path / "run.csv").symlink_to(tmp_path / "elsewhere")
     a_run(tmp_path, result(2))
+    (tmp_path / "run.csv").rename(tmp_path / "elsewhere")
+    (tmp_path / "run.csv").symlink_to(tmp_path / "elsewhere")
     a_run(tmp_path, result(3))
     assert ranks(tmp_path) == [2, 3]
     assert len((tmp_path / "elsewhere").read_text().splitlines()) == 3

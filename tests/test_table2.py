@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from data.corpora import CORPORA
 from reporting import table2 as paper
 from reporting.runs import Run
 from train_pom import TRAITS
-from utils import checksum
 
 TABLE_2 = """
 SVM 1.864 0.057 50.2 50.1 17.5 | 0.887 0.104 33.9 | 81.5 78.8 82.4 64.9
@@ -127,7 +127,7 @@ def test_emotions_of_a_run_share_a_row(tmp_path: Path) -> None:
 def test_constant_predictor_is_computed_from_the_data(tmp_path: Path) -> None:
     arrays = tiny_arrays("mosi")
     data_file = pickled(tmp_path, "mosi", arrays) / "mosi.pkl"
-    sha256 = checksum(data_file)
+    sha256 = hashlib.sha256(data_file.read_bytes()).hexdigest()
     rows = make_rows("mosi", [SETTING], 1)
     path = tmp_path / "results_mosi_1.csv"
     write_results(path, "mosi", rows, data_file=data_file, sha256=sha256)

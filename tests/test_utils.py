@@ -517,8 +517,11 @@ def test_arrays_of_another_kind_or_shape_are_refused(
     assert modality in message
 
 
+@pytest.mark.parametrize("padding", [0, -1, -100, np.nan])
 @pytest.mark.parametrize("text", ["BERT's", "tokens of one sequence"])
-def test_token_numbers_in_the_place_of_words_are_refused(text: str, tmp_path: Path) -> None:
+def test_token_numbers_in_the_place_of_words_are_refused(
+    text: str, padding: float, tmp_path: Path
+) -> None:
     arrays = tiny_arrays("mosi")
     for parts in arrays.values():
         numbers = np.random.default_rng(0).integers(100, 30_522, (len(parts["glove"]), 3, 50))
@@ -526,9 +529,18 @@ def test_token_numbers_in_the_place_of_words_are_refused(text: str, tmp_path: Pa
             numbers = np.minimum(numbers, 40)  # as few words as a small file may have
             numbers[:, 1:] = numbers[:, 1:] % 2
         parts["glove"] = numbers.astype(np.float64)
+        parts["glove"][:, 0, 40:] = padding
     message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
     assert "train/glove: expected word vectors (N, T, D), got token numbers (23, 3, 50)" in message
     assert '"text_bert"' in message
+
+
+def test_numbers_of_few_tokens_as_vectors_of_one_number_are_refused(tmp_path: Path) -> None:
+    arrays = tiny_arrays("mosi")
+    for parts in arrays.values():
+        parts["glove"] = (np.arange(len(parts["glove"]) * 9) % 40.0).reshape(-1, 9, 1)
+    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
+    assert "got token numbers (23, 9, 1), whole numbers up to 39" in message
 
 
 def test_a_split_without_examples_is_refused(tmp_path: Path) -> None:

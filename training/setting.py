@@ -64,9 +64,9 @@ RANGES = {
     "audio_hidden": Range(True, 1, 2**16),
     "video_hidden": Range(True, 1, 2**16),
     "text_hidden": Range(True, 2, 2**16),  # half of it is the width of the text's output
-    "audio_dropout": Range(False, 0, 0.999999),
-    "video_dropout": Range(False, 0, 0.999999),
-    "text_dropout": Range(False, 0, 0.999999),
+    "audio_dropout": Range(False, 1e-7, 0.999999, zero=True),
+    "video_dropout": Range(False, 1e-7, 0.999999, zero=True),
+    "text_dropout": Range(False, 1e-7, 0.999999, zero=True),
     "factor_learning_rate": Range(False, 1e-30, 1e30),
     "learning_rate": Range(False, 1e-30, 1e30),
     "rank": Range(True, 1, 2**16),
@@ -87,9 +87,11 @@ def parse_value(name: str, text: str) -> float:
         value = int(text) if valid.whole else float(f"{float(text):.15g}")  # as it will be printed
     except ValueError:
         value = math.nan
+    if not text.isascii() or "_" in text:  # which Python takes for numbers
+        value = math.nan
     if not valid.holds(value):
         raise InputError(f"{name}: expected {valid}, got {text!r}")
-    return value
+    return value + 0  # -0 is 0
 
 
 def describe(setting: Setting, seed: int | None = None) -> str:

@@ -7,6 +7,7 @@ where that can't be written to.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 from pathlib import Path
@@ -23,10 +24,12 @@ from utils import Split
 SILENT_SECONDS = 2.0  # loading what was compiled before takes less
 
 
+@functools.cache
 def compile_fast_path() -> None:
     """Compiles, or loads, all that training on a CPU needs; says so if that takes long.
 
-    Processes that do so at the same time wait for the first one, and load what it compiled.
+    A process does so once. Processes that do so at the same time wait for the first one, and load
+    what it compiled.
     """
     words = "compiling the fast path for this machine: once, about 15 seconds"
     notice = threading.Timer(SILENT_SECONDS, _say, [words])

@@ -27,6 +27,7 @@ SIZES = {"train": 9, "valid": 4, "test": 5}
 STEPS = 6
 EMOTION_ORDER = ("neutral", "happy", "sad", "angry")
 
+Capsys = pytest.CaptureFixture[str]
 Splits = dict[str, dict[str, np.ndarray]]
 
 
@@ -118,11 +119,15 @@ def run(*words: object) -> None:
 # Conversion.
 
 
+def convert(source: Path, name: str, *flags: str) -> None:
+    """Converts a file or folder to a data set, beside it."""
+    run("convert", source, "--to", name, "-o", source.parent, *flags)
+
+
 def test_mult_becomes_mosi_with_the_direct_averages(tmp_path: Path) -> None:
     splits = sequences((1, 1))
-    source = write_mult(tmp_path / "mosi_data.pkl", splits)
-    run("convert", source, "--to", "mosi", "-o", tmp_path / "out")
-    *loaded, dims = load_mosi(tmp_path / "out")
+    convert(write_mult(tmp_path / "mosi_data.pkl", splits), "mosi")
+    *loaded, dims = load_mosi(tmp_path)
     assert dims == (5, 4, 7)
     for got, split in zip(loaded, SPLITS, strict=True):
         expected = splits[split]
@@ -134,8 +139,7 @@ def test_mult_becomes_mosi_with_the_direct_averages(tmp_path: Path) -> None:
 
 def test_mult_labels_become_four_emotions_that_share_their_features(tmp_path: Path) -> None:
     splits = sequences((4, 2))
-    source = write_mult(tmp_path / "iemocap_data.pkl", splits)
-    run("convert", source, "--to", "iemocap", "-o", tmp_path)
+    convert(write_mult(tmp_path / "iemocap_data.pkl", splits), "iemocap")
     for emotion in EMOTIONS:
         train = load_iemocap(tmp_path, emotion)[0]
         column = EMOTION_ORDER.index(emotion)
@@ -147,8 +151,7 @@ def test_mult_labels_become_four_emotions_that_share_their_features(tmp_path: Pa
 @pytest.mark.parametrize("lengths", [False, True])
 def test_mmsa_becomes_mosi_whether_aligned_or_not(lengths: bool, tmp_path: Path) -> None:
     splits = sequences((1,), text_width=11)
-    source = write_mmsa(tmp_path / "aligned_50.pkl", splits, lengths)
-    run("convert", source, "--to", "mosi", "-o", tmp_path, "--average", "words")
+    convert(write_mmsa(tmp_path / "aligned_50.pkl", splits, lengths), "mosi", "--average", "words")
     train, _, _, dims = load_mosi(tmp_path)
     assert dims == (5, 4, 11)
     audio = finite(splits["train"]["audio"])
@@ -167,15 +170,19 @@ def test_lengths_that_are_none_are_refused(lengths: list, tmp_path: Path) -> Non
     data["train"]["audio_lengths"] = lengths
     source.write_bytes(pickle.dumps(data))
     with pytest.raises(InputError, match="expected a number per example in train/audio_lengths"):
-        run("convert", source, "--to", "mosi", "-o", tmp_path, "--average", "words")
+        convert(source, "mosi", "--average", "words")
 
 
 def test_sequences_of_different_lengths_are_averaged_over_their_own_words(tmp_path: Path) -> None:
     splits = sequences((1,))
     for parts in splits.values():
         parts["audio"] = np.repeat(finite(parts["audio"]), 3, axis=1)  # three frames a word
-    source = write_mmsa(tmp_path / "unaligned_50.pkl", splits, lengths=False)
-    run("convert", source, "--to", "mosi", "-o", tmp_path, "--average", "words")
+    convert(
+        write_mmsa(tmp_path / "unaligned_50.pkl", splits),
+        "mosi",
+        "--average",
+        "words",
+    )
     steps = splits["train"]["audio"]
     expected = [frames[frames.any(axis=1)].mean(axis=0) for frames in steps]
     np.testing.assert_allclose(load_mosi(tmp_path)[0].audio, expected, rtol=1e-6)
@@ -183,7 +190,7 @@ def test_sequences_of_different_lengths_are_averaged_over_their_own_words(tmp_pa
 
 def test_mfn_h5_folder_becomes_pom_without_its_sentiment(tmp_path: Path) -> None:
     splits = sequences((17,))
-    run("convert", write_mfn(tmp_path / "pom", splits), "--to", "pom", "-o", tmp_path)
+    convert(write_mfn(tmp_path / "pom", splits), "pom")
     train = load_pom(tmp_path)[0]
     expected = np.delete(splits["train"]["label"], 14, axis=1)
     np.testing.assert_allclose(train.label, expected, rtol=1e-6)
@@ -193,7 +200,7 @@ def test_mfn_h5_folder_becomes_pom_without_its_sentiment(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["arrays.npz", "arrays"])
 def test_named_arrays_become_mosi(name: str, tmp_path: Path) -> None:
     splits = sequences((1,))
-    run("convert", write_arrays(tmp_path / name, splits), "--to", "mosi", "-o", tmp_path)
+    convert(write_arrays(tmp_path / name, splits), "mosi")
     test = load_mosi(tmp_path)[2]
     np.testing.assert_allclose(test.audio, splits["test"]["audio"].mean(axis=1), rtol=1e-6)
 
@@ -201,8 +208,7 @@ def test_named_arrays_become_mosi(name: str, tmp_path: Path) -> None:
 def test_synthetic_data_survive_a_round_trip_through_another_layout(tmp_path: Path) -> None:
     data = synthetic(small("mosi", (30, 8, 9)), 1)
     splits: Splits = {s: dict(zip(ROLES, data[s.encode()].values(), strict=True)) for s in SPLITS}
-    source = write_arrays(tmp_path / "flat.npz", splits)
-    run("convert", source, "--to", "mosi", "-o", tmp_path)
+    convert(write_arrays(tmp_path / "flat.npz", splits), "mosi")
     again = pickle.loads((tmp_path / "mosi.pkl").read_bytes())
     for split, parts in data.items():
         for key, array in parts.items():
@@ -212,8 +218,7 @@ def test_synthetic_data_survive_a_round_trip_through_another_layout(tmp_path: Pa
 def test_scaling_divides_by_the_largest_magnitude_in_train(tmp_path: Path) -> None:
     splits = sequences((1, 1))
     splits["train"]["video"][..., 2] = 0  # a constant feature stays as it is
-    source = write_mult(tmp_path / "mosi_data.pkl", splits)
-    run("convert", source, "--to", "mosi", "-o", tmp_path, "--scale", "max")
+    convert(write_mult(tmp_path / "mosi_data.pkl", splits), "mosi", "--scale", "max")
     train, valid, _, _ = load_mosi(tmp_path)
     magnitude = np.abs(splits["train"]["video"].mean(axis=1)).max(axis=0)
     magnitude[2] = 1
@@ -223,10 +228,9 @@ def test_scaling_divides_by_the_largest_magnitude_in_train(tmp_path: Path) -> No
 
 
 def test_convert_says_what_it_did_and_what_remains_different(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capsys
 ) -> None:
-    source = write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1)))
-    run("convert", source, "--to", "mosi", "-o", tmp_path)
+    convert(write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1))), "mosi")
     out = capsys.readouterr().out
     assert "train audio: (9, 6, 5) averaged over all steps, padding included" in out
     assert "train audio: 2 NaN or infinite values set to 0 before" in out
@@ -240,9 +244,9 @@ def test_convert_replaces_a_file_only_if_told_to(tmp_path: Path) -> None:
     target = tmp_path / "mosi.pkl"
     target.write_bytes(b"mine")
     with pytest.raises(InputError, match="--force replaces it"):
-        run("convert", source, "--to", "mosi", "-o", tmp_path)
+        convert(source, "mosi")
     assert target.read_bytes() == b"mine"
-    run("convert", source, "--to", "mosi", "-o", tmp_path, "--force")
+    convert(source, "mosi", "--force")
     assert len(load_mosi(tmp_path)[0]) == SIZES["train"]
 
 
@@ -254,7 +258,7 @@ def test_labels_of_another_corpus_are_refused(
 ) -> None:
     source = write_mult(tmp_path / "some.pkl", sequences(shape))
     with pytest.raises(InputError, match="expected labels"):
-        run("convert", source, "--to", name, "-o", tmp_path)
+        convert(source, name)
     assert not (tmp_path / f"{name}.pkl").exists()
 
 
@@ -263,7 +267,7 @@ def test_convert_leaves_no_file_that_the_script_would_refuse(tmp_path: Path) -> 
     splits["valid"]["label"][0] = np.nan
     source = write_mult(tmp_path / "mosi_data.pkl", splits)
     with pytest.raises(InputError, match="expected finite labels"):
-        run("convert", source, "--to", "mosi", "-o", tmp_path)
+        convert(source, "mosi")
     assert [path.name for path in tmp_path.iterdir()] == ["mosi_data.pkl"]
 
 
@@ -284,14 +288,12 @@ def test_a_script_ends_bad_input_with_one_line_and_status_2(tmp_path: Path) -> N
 # Inspection.
 
 
-def reports(capsys: pytest.CaptureFixture[str], *files: Path) -> list[dict]:
+def reports(capsys: Capsys, *files: Path) -> list[dict]:
     run("inspect", "--json", *files)
     return json.loads(capsys.readouterr().out)
 
 
-def test_inspect_counts_what_was_planted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_counts_what_was_planted(tmp_path: Path, capsys: Capsys) -> None:
     arrays = tiny_arrays("mosi")
     arrays["train"]["covarep"][0, :3] = np.nan, np.inf, -np.inf
     arrays["train"]["covarep"][:, 4] = 2
@@ -307,9 +309,7 @@ def test_inspect_counts_what_was_planted(
     assert report["usable"]
 
 
-def test_inspect_tells_what_every_layout_needs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_tells_what_every_layout_needs(tmp_path: Path, capsys: Capsys) -> None:
     emotions = dict.fromkeys(EMOTIONS, tiny_arrays("iemocap"))
     (tmp_path / "iemocap.pkl").write_bytes(pickle.dumps(emotions))
     (tmp_path / "renamed.pkl").write_bytes(pickle.dumps(tiny_arrays("pom")))
@@ -328,9 +328,7 @@ def test_inspect_tells_what_every_layout_needs(
         assert report["usable"] is (path.name == "iemocap.pkl")
 
 
-def test_inspect_reads_a_computational_sequence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_reads_a_computational_sequence(tmp_path: Path, capsys: Capsys) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "COVAREP.csd", "w") as file:
         for video in ("v1", "v2"):
@@ -343,7 +341,7 @@ def test_inspect_reads_a_computational_sequence(
 
 
 def test_inspect_shows_the_good_files_and_then_names_the_bad(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capsys
 ) -> None:
     pickled(tmp_path, "mosi", tiny_arrays("mosi"))
     with pytest.raises(InputError, match=r"missing\.pkl: no such file"):
@@ -363,17 +361,17 @@ def test_inspect_shows_the_good_files_and_then_names_the_bad(
     ],
 )
 def test_odd_labels_are_noted_by_inspect_and_convert(
-    labels: np.ndarray, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    labels: np.ndarray, note: str, tmp_path: Path, capsys: Capsys
 ) -> None:
     splits = sequences((1,))
     for parts in splits.values():
         parts["label"] = labels[: len(parts["label"]), None]
-    source = write_mmsa(tmp_path / "aligned_50.pkl", splits, lengths=False)
+    source = write_mmsa(tmp_path / "aligned_50.pkl", splits)
     (report,) = reports(capsys, source)
     assert any(note in line for line in report["notes"])
     assert ("--to mosi" in report["advice"]) is not ("class numbers" in report["advice"])
     assert ("class numbers" in report["advice"]) is bool((labels == labels.round()).all())
-    run("convert", source, "--to", "mosi", "-o", tmp_path)
+    convert(source, "mosi")
     assert note in capsys.readouterr().out
     run("inspect", tmp_path / "mosi.pkl")
     assert note in capsys.readouterr().out
@@ -382,7 +380,7 @@ def test_odd_labels_are_noted_by_inspect_and_convert(
 
 
 def test_labels_are_shown_and_an_emotion_that_a_split_does_not_have_is_noted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capsys
 ) -> None:
     splits, mosi = sequences((4, 2)), sequences((1, 1))
     splits["test"]["label"][:, 2] = [1, 0]  # sad
@@ -393,7 +391,7 @@ def test_labels_are_shown_and_an_emotion_that_a_split_does_not_have_is_noted(
     assert "note: sad: labels of test are all [1, 0]" in out
     assert f"label happy train: [1, 0] {happy}, [0, 1] {9 - happy} of 9 examples" in out
     assert f"label train: {mosi['train']['label'].min():.3g} to" in out
-    run("convert", source, "--to", "iemocap", "-o", tmp_path)
+    convert(source, "iemocap")
     assert "sad: labels of test are all [1, 0]" in capsys.readouterr().out
 
 
@@ -402,10 +400,7 @@ def test_labels_are_shown_and_an_emotion_that_a_split_does_not_have_is_noted(
     [(write_mmsa, (3, 50)), (write_mult, (50,)), (write_mult, (50, 1)), (write_arrays, (3, 50))],
 )
 def test_token_numbers_are_no_text(
-    write: Callable[..., Path],
-    shape: tuple[int, ...],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    write: Callable[..., Path], shape: tuple[int, ...], tmp_path: Path, capsys: Capsys
 ) -> None:
     splits = sequences((1,))
     for parts in splits.values():
@@ -416,18 +411,14 @@ def test_token_numbers_are_no_text(
     (report,) = reports(capsys, source)
     assert "got token numbers" in report["advice"]
     with pytest.raises(InputError, match=r"got token numbers .* take text features"):
-        run("convert", source, "--to", "mosi", "-o", tmp_path)
+        convert(source, "mosi")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("role", ["video", "text", "label"])
 @pytest.mark.parametrize("shape", [(), (0, 6, 5), (5, 0, 0), (5, 6, 9), (5,), (5, 2, 2, 2)])
 def test_arrays_of_an_odd_shape_are_refused(
-    shape: tuple[int, ...],
-    role: str,
-    split: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    shape: tuple[int, ...], role: str, split: str, tmp_path: Path, capsys: Capsys
 ) -> None:
     splits = sequences((1, 1))
     splits[split][role] = np.ones(shape, dtype=bool)
@@ -435,20 +426,19 @@ def test_arrays_of_an_odd_shape_are_refused(
     (report,) = reports(capsys, source)
     assert not report["usable"]
     with pytest.raises(InputError, match=r"mosi_data\.pkl: expected"):
-        run("convert", source, "--to", "mosi", "-o", tmp_path, "--scale", "max")
+        convert(source, "mosi", "--scale", "max")
 
 
 def test_features_of_whole_numbers_are_text(tmp_path: Path) -> None:
     splits = sequences((1, 1))
     for parts in splits.values():
         parts["text"] = np.random.default_rng(0).integers(0, 2, parts["text"].shape)
-    source = write_mult(tmp_path / "mosi_data.pkl", splits)
-    run("convert", source, "--to", "mosi", "-o", tmp_path)
+    convert(write_mult(tmp_path / "mosi_data.pkl", splits), "mosi")
 
 
 @pytest.mark.parametrize("kind", ["pickle", "npz", "h5"])
 def test_names_in_a_file_cannot_steer_the_terminal(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, capsys: Capsys
 ) -> None:
     name, path = "\x1b]0;title\x07\x9b2J", tmp_path / f"a\x1b[2J.{kind}"
     if kind == "pickle":
@@ -464,7 +454,7 @@ def test_names_in_a_file_cannot_steer_the_terminal(
     assert "\\x1b]0;title\\x07\\x9b2J" in out
     assert out.replace("\n", "").isprintable()
     with pytest.raises(InputError, match="expected a known layout, got") as caught:
-        run("convert", path, "--to", "mosi", "-o", tmp_path)
+        convert(path, "mosi")
     assert str(caught.value).replace(str(path), "").isprintable()
 
 
@@ -488,7 +478,7 @@ def test_a_file_that_changes_while_it_is_converted_is_refused(
 
     monkeypatch.setattr(formats, "read_pickle", read_and_change)
     with pytest.raises(InputError, match=r"mosi_data\.pkl: changed while it was read"):
-        run("convert", source, "--to", "mosi", "-o", tmp_path)
+        convert(source, "mosi")
     assert not (tmp_path / "mosi.pkl").exists()
 
 
@@ -496,7 +486,7 @@ def test_a_file_that_changes_while_it_is_converted_is_refused(
 
 
 def test_verify_knows_the_official_file_and_a_damaged_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
 ) -> None:
     content = pickle.dumps(tiny_arrays("mosi"))
     sha256 = hashlib.sha256(content).hexdigest()
@@ -512,7 +502,7 @@ def test_verify_knows_the_official_file_and_a_damaged_one(
     assert "WRONG" in capsys.readouterr().out
 
 
-def test_verify_tries_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_tries_other_files(tmp_path: Path, capsys: Capsys) -> None:
     pickled(tmp_path, "mosi", tiny_arrays("mosi"))
     write_mult(tmp_path / "iemocap_data.pkl", sequences((4, 2)))
     run("verify", tmp_path)
@@ -537,7 +527,7 @@ def test_verify_of_an_empty_folder_says_how_to_get_data(tmp_path: Path) -> None:
 
 
 def test_a_new_data_set_takes_a_row_in_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
 ) -> None:
     new = small("mosi", (30, 9, 9))._replace(name="mosei", title="CMU-MOSEI", steps=6)
     monkeypatch.setitem(CORPORA, "mosei", new)
@@ -549,7 +539,7 @@ def test_a_new_data_set_takes_a_row_in_the_table(
     source = write_mult(tmp_path / "mosei_senti_data.pkl", sequences((1, 1)))
     (report,) = reports(capsys, source)
     assert report["advice"].endswith("--to mosei")
-    run("convert", source, "--to", "mosei", "-o", tmp_path, "--force")
+    convert(source, "mosei", "--force")
     assert load_corpus(tmp_path, "mosei").input_dims == (5, 4, 7)
     with pytest.raises(InputError, match=r"prepare\.py synthetic mosei"):
         load_corpus(tmp_path / "none", "mosei")

@@ -32,6 +32,7 @@ from utils import (
     total,
 )
 
+Capsys = pytest.CaptureFixture[str]
 DATA_SETS = ("mosi", "iemocap", "pom")
 
 
@@ -109,7 +110,7 @@ def test_a_split_is_a_dataset_of_examples(data_path: Path) -> None:
 
 
 def test_nan_and_infinite_features_become_zero_and_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capsys
 ) -> None:
     arrays = tiny_arrays("mosi")
     arrays["train"]["covarep"][2, 3] = np.nan
@@ -131,9 +132,7 @@ def test_nan_and_infinite_features_become_zero_and_are_counted(
     ]
 
 
-def test_what_was_set_to_zero_is_printed_at_every_load(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_set_to_zero_is_printed_at_every_load(tmp_path: Path, capsys: Capsys) -> None:
     arrays = tiny_arrays("iemocap")
     arrays["train"]["covarep"][2, 3] = np.nan
     pickled(tmp_path, "iemocap", arrays)
@@ -152,9 +151,7 @@ def test_a_feature_that_is_zero_throughout_is_said() -> None:
     assert "a: video: every value is 0 in train" in loaded.notes
 
 
-def test_clean_files_are_loaded_without_a_word(
-    data_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_clean_files_are_loaded_without_a_word(data_path: Path, capsys: Capsys) -> None:
     for data_set in DATA_SETS:
         load(data_set, data_path)
     assert capsys.readouterr().out == ""
@@ -201,7 +198,7 @@ def test_files_without_padding_are_cut_as_the_corpus_is_padded(
 
 
 def test_the_sentiment_of_a_pom_file_with_17_columns_is_dropped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capsys
 ) -> None:
     arrays = tiny_arrays("pom")
     for parts in arrays.values():
@@ -247,9 +244,7 @@ def test_labels_that_give_scores_another_meaning_are_said(
     assert all(part in note for note, part in zip(notes, expected, strict=True)), notes
 
 
-def test_odd_labels_are_said_by_the_loader(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_odd_labels_are_said_by_the_loader(tmp_path: Path, capsys: Capsys) -> None:
     for data_set, label, expected in (
         ("mosi", np.linspace(0.1, 3, 11)[:, None], "labels in test: none is below 0"),
         ("iemocap", np.eye(2)[np.ones(11, int)], "happy: labels of test are all [0, 1]"),
@@ -296,10 +291,7 @@ def test_the_checksum_is_that_of_the_bytes_that_were_read(data_path: Path) -> No
 @pytest.mark.parametrize("load_it", [load_mosi, partial(load_corpus, name="mosi")])
 @pytest.mark.parametrize("change", ["replaced", "written to", "longer", "removed"])
 def test_a_file_that_changes_while_it_is_read_is_refused(
-    load_it: Callable[[Path], object],
-    change: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    load_it: Callable[[Path], object], change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pickled(tmp_path, "mosi", tiny_arrays("mosi")) / "mosi.pkl"
     os.utime(path, (1, 1))

@@ -57,23 +57,14 @@ Splits = tuple[Split, Split, Split, tuple[int, int, int]]
 
 
 class Loaded(NamedTuple):
-    """A data set as it was loaded.
-
-    Attributes:
-        train: The split to train on.
-        valid: The split that chooses.
-        test: The split that is reported.
-        input_dims: Features of audio, video and text.
-        sha256: Of the bytes that were read, in hexadecimal.
-        notes: What was set to 0 or dropped, and what is odd about the data; to be printed.
-    """
+    """A data set as it was loaded."""
 
     train: Split
     valid: Split
     test: Split
-    input_dims: tuple[int, int, int]
-    sha256: str
-    notes: tuple[str, ...]
+    input_dims: tuple[int, int, int]  # features of audio, video and text
+    sha256: str  # of the bytes that were read, in hexadecimal
+    notes: tuple[str, ...]  # what was set to 0 or dropped, and what is odd; to be printed
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -89,13 +80,7 @@ def load_corpus(
 ) -> Loaded:
     """Returns a data set of data/corpora.py, and the checksum of the very bytes it was read from.
 
-    Args:
-        data_path: The folder that holds its pickle.
-        name: The data set's.
-        max_len: Cuts or pads the text to this many steps, keeping the words; None: as in the file.
-        emotion: Whose labels, in a file that has several.
-
-    NaN and infinite features become 0. Nothing is printed: the notes say what there is to say.
+    As `load_mosi` loads mosi.pkl, but nothing is printed: the notes say what there is to say.
 
     Raises:
         InputError: The file is missing, damaged, unsafe, doesn't hold such data, or changes while
@@ -148,7 +133,7 @@ def _load_and_print(
     loaded = _load(data_path, name, max_len, emotion, lambda file: "")
     for note in loaded.notes:
         print(note)
-    return *loaded.splits, loaded.input_dims
+    return loaded[:4]
 
 
 def _load(

@@ -20,19 +20,14 @@ _FEATURES = tuple(zip(MODALITIES[:3], ROLES[:3], strict=True))
 
 
 class Assembled(NamedTuple):
-    """A data set's arrays, all in single precision.
-
-    Attributes:
-        arrays: By split and modality.
-        notes: What was set to 0 or dropped, and what is odd about the data.
-    """
+    """A data set's arrays, all in single precision."""
 
     arrays: Arrays
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was set to 0 or dropped, and what is odd about the data
 
     @property
     def examples(self) -> tuple[int, ...]:
-        """How many, in train, valid and test."""
+        """How many there are in train, valid and test."""
         return tuple(len(arrays["label"]) for arrays in self.arrays.values())
 
     @property
@@ -43,11 +38,7 @@ class Assembled(NamedTuple):
 
 
 def read_pickle(path: Path, file: BinaryIO) -> object:
-    """Returns what a pickle holds, without ever running code from it.
-
-    Args:
-        path: What errors call it.
-        file: It, open for reading.
+    """Returns what an open pickle holds, without ever running code from it.
 
     Raises:
         InputError: It is no whole pickle, or names a class beside numpy arrays.
@@ -74,12 +65,7 @@ def assemble(
 ) -> Assembled:
     """Returns the data set that a pickle's contents are, as the train scripts take it.
 
-    Args:
-        path: What errors and notes call the file.
-        data: Its contents.
-        corpus: Which data set it is to be.
-        max_len: Cuts or pads the text to this many steps; None: as in the file.
-        emotion: Whose labels, in a file that has several.
+    Errors and notes call the file by its path. max_len cuts or pads the text to so many steps.
 
     Raises:
         InputError: The contents are no such data.

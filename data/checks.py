@@ -25,7 +25,7 @@ def label_notes(corpus: Corpus, labels: Labels) -> list[str]:
     if not values.size:
         return ["labels: no numbers"]
     notes = [*_range_notes(corpus, values), *_sign_notes(corpus, labels), *_constant_notes(labels)]
-    if np.isin(values, classes := _classes(values)).all() and classes.size:
+    if (classes := _classes(values)).size:
         numbers = ", ".join(f"{number:g}" for number in classes)
         notes.append(
             f"labels are the whole numbers {numbers}: class numbers, it seems, to which the "
@@ -47,10 +47,9 @@ def _all_values(labels: Labels) -> np.ndarray:
 
 def _classes(values: np.ndarray) -> np.ndarray:
     """Returns the few whole numbers that all values are; none if they are other numbers."""
-    if (values != np.round(values)).any():
-        return values[:0]
     classes = np.unique(values)
-    return classes if len(classes) <= MOST_CLASSES else classes[:0]
+    are_few = len(classes) <= MOST_CLASSES and (classes == np.round(classes)).all()
+    return classes if are_few else classes[:0]
 
 
 def _range_notes(corpus: Corpus, values: np.ndarray) -> Iterator[str]:
@@ -67,11 +66,11 @@ def _sign_notes(corpus: Corpus, labels: Labels) -> Iterator[str]:
     if corpus.label_range[0] >= 0:
         return
     for where, values in (("all splits", _all_values(labels)), ("test", labels["test"])):
-        if not (values < 0).any() or not (values > 0).any():
-            sign = "above" if (values < 0).any() else "below"
+        below, above = (values < 0).any(), (values > 0).any()
+        if not (below and above):
             yield (
-                f"labels in {where}: none is {sign} 0, so that scores of their sign have one class "
-                "only and mean nothing"
+                f"labels in {where}: none is {'above' if below else 'below'} 0, so that scores of "
+                "their sign have one class only and mean nothing"
             )
             return
 

@@ -21,12 +21,9 @@ Notes = list[str]
 def convert(found: Found, corpus: Corpus, average: str, scale: str) -> tuple[object, Notes]:
     """Returns a data set as the train scripts read it, and what was done to get there.
 
-    Args:
-        found: What a file or folder of another layout holds.
-        corpus: Which data set it is to be.
-        average: Audio and video become their mean over "all" steps, padding included as in the
-            release, or over the "words" alone.
-        scale: "max" divides each audio and video feature by its largest magnitude in train.
+    Audio and video become their averages over "all" steps, padding included as in the release, or
+    over the "words" alone. scale "max" divides each of their features by its largest magnitude in
+    train.
 
     Raises:
         InputError: The file's layout is unknown, its labels belong to another corpus, or a train
@@ -96,7 +93,7 @@ def text_of(found: Found, split: str) -> np.ndarray:
 
 
 def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) -> np.ndarray:
-    """Returns features (N, D): those of the file, or their means over its steps (N, T, D)."""
+    """Returns features (N, D): those of the file, or the means of its (N, T, D)."""
     steps = _part(found, split, role)
     if steps.ndim == 2:
         notes.append(f"{split} {role}: {steps.shape} kept: one vector per example already")
@@ -183,15 +180,12 @@ def _other_labels(found: Found, expected: str, shape: tuple[int, ...]) -> InputE
 def _differences(corpus: Corpus, features: Arrays) -> Iterator[str]:
     """Yields what remains different from the official data."""
     what = "differs from the official data:"
-    examples = tuple(len(parts["glove"]) for parts in features.values())
-    if examples != corpus.examples:
+    if (examples := tuple(len(parts["glove"]) for parts in features.values())) != corpus.examples:
         yield f"{what} {examples} examples, not {corpus.examples}"
-    for role, key, expected in zip(ROLES[:3], MODALITIES[:3], corpus.dims, strict=True):
-        width = features["train"][key].shape[-1]
-        if width != expected:
+    for role, key, expected in zip(ROLES, MODALITIES, corpus.dims, strict=False):
+        if (width := features["train"][key].shape[-1]) != expected:
             yield f"{what} {width} {role} features, not {expected}"
-    steps = features["train"]["glove"].shape[1]
-    if steps != corpus.steps:
+    if (steps := features["train"]["glove"].shape[1]) != corpus.steps:
         yield f"{what} texts of {steps} steps, not {corpus.steps}"
     front = padded_in_front([parts["glove"] for parts in features.values()])
     if front is not None and front != corpus.padded_in_front:

@@ -20,37 +20,22 @@ class Corpus(NamedTuple):
     The checksums are those of Git LFS pointers in a public fork of the release; the authors never
     published any.
 
-    Attributes:
-        name: Of its pickle, its table in hyperparams.txt and its train script.
-        title: For people.
-        request: Where the corpus can be asked for.
-        file_size: Of the official pickle, in bytes.
-        sha256: Of the official pickle, in hexadecimal.
-        examples: In train, valid and test.
-        dims: Features of audio, video and text.
-        label_columns: Columns of the labels.
-        label_range: The lowest and the highest label that makes sense.
-        padded_in_front: Whether texts are padded in front, not at the end.
-        steps: Words of a text.
-        extra_column: Which column is dropped from labels that have one more than they should.
-        extra_name: What that column holds.
-        emotions: The outer keys of a pickle that has any; their labels are one-hot.
     """
 
-    name: str
+    name: str  # of its pickle, its table in hyperparams.txt and its train script
     title: str
-    request: str
-    file_size: int
+    request: str  # where the corpus can be asked for
+    file_size: int  # of the official pickle, in bytes
     sha256: str
-    examples: tuple[int, int, int]
-    dims: tuple[int, int, int]
+    examples: tuple[int, int, int]  # in train, valid and test
+    dims: tuple[int, int, int]  # features of audio, video and text
     label_columns: int
-    label_range: tuple[float, float]
-    padded_in_front: bool
-    steps: int = 20
-    extra_column: int | None = None
+    label_range: tuple[float, float]  # the lowest and the highest that make sense
+    padded_in_front: bool  # texts; else at the end
+    steps: int = 20  # words of a text
+    extra_column: int | None = None  # dropped from labels that have one more than they should
     extra_name: str = ""
-    emotions: tuple[str, ...] = ()
+    emotions: tuple[str, ...] = ()  # the outer keys of a pickle that has any; labels are one-hot
 
     @property
     def columns_in_files(self) -> tuple[int, ...]:

@@ -35,16 +35,10 @@ Values = np.ndarray | list  # what a file holds: an array, or a list of names or
 
 
 class Layout(NamedTuple):
-    """How a family of files names the four roles of an example's parts.
-
-    Attributes:
-        title: For people.
-        keys: The names of audio, video, text and label.
-        path: Where a part lies, from its split and key.
-    """
+    """How a family of files names the four roles of an example's parts."""
 
     title: str
-    keys: tuple[str, ...]
+    keys: tuple[str, ...]  # of audio, video, text and label
     path: str = "{split}/{key}"
 
 
@@ -58,21 +52,13 @@ LAYOUTS = {
 
 
 class Found(NamedTuple):
-    """What a file or folder holds.
-
-    Attributes:
-        path: Of the file or folder.
-        data: Everything: in nested dicts if a pickle has them.
-        values: The arrays and lists, by their paths in the file, as "train/covarep".
-        layout: A key of LAYOUTS; "sequence" for a computational sequence (.csd); None if unknown.
-        emotions: The outer keys of a pickle that has emotions, or one empty name.
-    """
+    """What a file or folder holds."""
 
     path: Path
-    data: object
-    values: dict[str, Values]
-    layout: str | None
-    emotions: tuple[str, ...]
+    data: object  # everything, in nested dicts if a pickle has them
+    values: dict[str, Values]  # the arrays and lists, by their paths, as "train/covarep"
+    layout: str | None  # of LAYOUTS; "sequence": a computational sequence (.csd); None: unknown
+    emotions: tuple[str, ...]  # the outer keys of a pickle that has any, else one empty name
 
     @property
     def title(self) -> str:
@@ -216,18 +202,12 @@ def _h5(path: Path, file: BinaryIO) -> dict[str, Values]:
         copy = Path(folder) / "arrays.npz"
         command = [sys.executable, hdf5.__file__, str(copy)]
         try:
-            run = subprocess.run(
-                command,
-                stdin=file,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
-            )
+            run = subprocess.run(command, stdin=file, capture_output=True, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             raise InputError(f"{path}: expected to be read within {SECONDS} s, gave up") from None
         if run.returncode != 0:
-            why = run.stderr.strip().splitlines() or [f"its library crashed: {run.returncode}"]
+            lines = run.stderr.decode(errors="replace").strip().splitlines()
+            why = lines or [f"its library crashed: {run.returncode}"]
             raise InputError(f"{path}: {printable(why[-1])}")
         with copy.open("rb") as copied:
             return dict(_npz(path, copied, copy.stat().st_size))

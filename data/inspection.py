@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.assembly import assemble_all
+from data.assembly import Assembled, assemble_all
 from data.checks import are_class_numbers, label_notes
 from data.conversion import labels_of, text_of
 from data.corpora import CORPORA, SPLITS, Corpus
@@ -18,27 +18,22 @@ from data.files import InputError, checksum, opened_unchanged, printable
 from data.formats import LAYOUTS, MULT_EMOTIONS, SUFFIXES, Found, read_open
 from data.summaries import HEAD, Summary, cells, summaries
 
+_WITHOUT_ROLES = {
+    "sequence": "align it with the CMU-MultimodalSDK and save named arrays, then convert those",
+    None: "no known layout; save named arrays (data/README.md) and convert those",
+}
+
 
 class Report(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        path: Of the file or folder.
-        layout: Its title.
-        summaries: One for each array or list.
-        labels: One line per split and emotion: a range, or the balance of classes.
-        notes: What is odd about labels and features.
-        usable: Whether a train script can use it where it lies.
-        advice: Which script can, else what to do.
-    """
+    """What a file or folder holds."""
 
     path: Path
     layout: str
     summaries: list[Summary]
-    labels: list[str]
-    notes: list[str]
-    usable: bool
-    advice: str
+    labels: list[str]  # a line per split and emotion: a range, or the balance of classes
+    notes: list[str]  # what is odd about labels and features
+    usable: bool  # by a train script, where it lies
+    advice: str  # which script can use it, else what to do
 
 
 class Verdict(NamedTuple):
@@ -49,16 +44,12 @@ class Verdict(NamedTuple):
     text: str
 
 
-# Inspection.
-
-
 @np.errstate(all="ignore")  # NaN and infinite values are what is looked for
 def inspect(found: Found) -> Report:
     """Returns what a file holds and who can use it."""
     usable, advice, notes = usability(found)
     labels = list(_labels(found)) if found.layout in LAYOUTS else []
-    shown = list(summaries(found))
-    return Report(found.path, found.title, shown, labels, notes, usable, advice)
+    return Report(found.path, found.title, list(summaries(found)), labels, notes, usable, advice)
 
 
 def _labels(found: Found) -> Iterator[str]:
@@ -81,9 +72,6 @@ def _balance(label: np.ndarray) -> str:
     return f"{', '.join(counts)} of {len(label)} examples"
 
 
-# Who can use a file.
-
-
 def usability(found: Found) -> tuple[bool, str, list[str]]:
     """Returns whether a train script can use the file where it lies, what to do, and notes."""
     notes: list[str] = []
@@ -99,13 +87,8 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
     Raises:
         InputError: The file holds what no script takes, and no conversion mends.
     """
-    if found.layout == "sequence":
-        return (
-            False,
-            "align it with the CMU-MultimodalSDK and save named arrays, then convert those",
-        )
-    if found.layout is None:
-        return False, "no known layout; save named arrays (data/README.md) and convert those"
+    if found.layout not in LAYOUTS:
+        return False, _WITHOUT_ROLES[found.layout]
     corpus = corpus_of(found)
     if found.layout != "release":
         _check_labels_and_text(found, corpus, notes)
@@ -124,14 +107,13 @@ def corpus_of(found: Found) -> Corpus:
     """
     shape = found.part("train", "label", found.emotions[0]).shape
     fitting = [corpus for corpus in CORPORA.values() if _fits(found, shape, corpus)]
-    named = [corpus for corpus in fitting if corpus.name in found.path.name]
     if not fitting:
         widths = [f"(N, {c.label_columns}) of {c.title}" for c in CORPORA.values()]
         raise InputError(
             f"{found.path}: expected labels {', '.join(widths)}, or (N, 4, 2) with four emotions, "
             f"got {shape}"
         )
-    return (named or fitting)[0]
+    return max(fitting, key=lambda corpus: corpus.name in found.path.name)  # the first of equals
 
 
 def _fits(found: Found, shape: tuple[int, ...], corpus: Corpus) -> bool:
@@ -184,29 +166,24 @@ def _verdict(path: Path, file: BinaryIO) -> Verdict:
     if corpus and size == corpus.file_size:
         if checksum(file) == corpus.sha256:
             return Verdict(path, True, "the official file")
-        text = (
+        raise InputError(
             "the official file's size, but not its checksum: it is damaged; get it anew, or ask "
             f"for the corpus at {corpus.request}"
         )
-        return Verdict(path, False, text)
     file.seek(0)
     found = read_open(path, file)
     if corpus is None:
         return Verdict(path, found.layout is not None, f"{found.title}; {usability(found)[1]}")
     loaded = assemble_all(path, found.data, corpus)
-    sizes, official = (loaded.examples, loaded.dims), (corpus.examples, corpus.dims)
-    text = f"not the official file, but train_{corpus.name}.py can use it: {_sizes(*sizes)}"
-    text += (
-        ", as in the official data" if sizes == official else f" (official: {_sizes(*official)})"
-    )
+    sizes, official = _sizes(loaded), _sizes(corpus)
+    compared = ", as in the official data" if sizes == official else f" (official: {official})"
+    text = f"not the official file, but train_{corpus.name}.py can use it: {sizes}{compared}"
     return Verdict(path, True, "; ".join([text, *loaded.notes]))
 
 
-def _sizes(examples: tuple[int, ...], dims: tuple[int, ...]) -> str:
-    return f"{' / '.join(map(str, examples))} examples, {' / '.join(map(str, dims))} features"
-
-
-# Printing.
+def _sizes(data: Assembled | Corpus) -> str:
+    examples, dims = (" / ".join(map(str, sizes)) for sizes in (data.examples, data.dims))
+    return f"{examples} examples, {dims} features"
 
 
 def table(report: Report) -> str:
@@ -226,5 +203,5 @@ def table(report: Report) -> str:
 
 def as_json(report: Report) -> dict[str, object]:
     """Returns a report of plain values."""
-    values = [summary._asdict() for summary in report.summaries]
-    return report._asdict() | {"path": str(report.path), "summaries": values}
+    rows = [summary._asdict() for summary in report.summaries]
+    return report._asdict() | {"path": str(report.path), "summaries": rows}

@@ -15,31 +15,18 @@ HEAD = ("array", "shape", "dtype", "NaN", "inf", "from", "to", "constant", "padd
 
 
 class Summary(NamedTuple):
-    """What one array, or list, of a file looks like. Counts are of values.
+    """What one array, or list, of a file looks like. Counts are of values."""
 
-    Attributes:
-        where: Its path in the file.
-        shape: Its shape, or a list's length.
-        dtype: Its dtype, or "list".
-        nan: How many values are NaN.
-        inf: How many are infinite.
-        low: The smallest finite value, None without any.
-        high: The largest one.
-        constant: How many of the columns (the last dimension) have one value only.
-        padding: Of sequences: the share of frames that are zero throughout.
-        side: Where most of these frames are: "front", "end" or "".
-    """
-
-    where: str
+    where: str  # in the file
     shape: tuple[int, ...]
-    dtype: str
+    dtype: str  # or "list"
     nan: int = 0
     inf: int = 0
-    low: float | None = None
+    low: float | None = None  # of the finite values
     high: float | None = None
-    constant: int = 0
-    padding: float = 0.0
-    side: str = ""
+    constant: int = 0  # columns (of the last dimension) that have one value only
+    padding: float = 0.0  # of sequences: the share of frames that are zero throughout
+    side: str = ""  # where most of these frames are: "front", "end" or ""
 
 
 def summaries(found: Found) -> Iterator[Summary]:
@@ -56,9 +43,7 @@ def summaries(found: Found) -> Iterator[Summary]:
 
 def _sequence(found: Found) -> Summary:
     """All videos of a computational sequence as if they were one."""
-    features = [
-        np.asarray(value) for where, value in found.values.items() if where.endswith("/features")
-    ]
+    features = [np.asarray(v) for where, v in found.values.items() if where.endswith("/features")]
     name = next(iter(found.values)).split("/")[0]
     steps = sum(len(array) for array in features if array.ndim)
     shape = (steps, *features[0].shape[1:])

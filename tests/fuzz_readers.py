@@ -1,10 +1,10 @@
 """Damages data files in many ways, and sees that each is read, or refused in one line.
 
-python tests/fuzz_readers.py --count 10000     (about 15 minutes on one core)
+python tests/fuzz_readers.py --count 10000     (about an hour on one core, most of it for HDF5)
 
 Every reader (pickle, npz, npy, h5) gets --count damaged files. It must end each within SECONDS and
-MEMORY, with what the file holds or with InputError; it must never run anything. HDF5's library may
-crash: it runs in a process of its own, so that must show as InputError, too.
+MEMORY, with what the file holds or with InputError; it must never run anything but hdf5.py. The
+first one that does something else ends this script, and stays where it says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -81,25 +80,26 @@ def pickles(rng: Rng) -> list[bytes]:
 
 
 def archives(rng: Rng) -> list[bytes]:
-    """Returns .npz files, stored and compressed, one with an array of objects."""
-    files = []
+    """Returns .npz files, stored and compressed, one of each with an array of objects."""
     named = {f"train_{key}": value for key, value in arrays(rng)["train"].items()}
-    for save in (np.savez, np.savez_compressed):
-        for ids in (np.array([1]), np.array(["a", "bc"]), np.array([{}, None])):
-            file = io.BytesIO()
-            save(file, allow_pickle=True, **named, ids=ids)
-            files.append(file.getvalue())
-    return files
+    return [
+        written(save, allow_pickle=True, **named, ids=ids)
+        for save in (np.savez, np.savez_compressed)
+        for ids in (np.array([1]), np.array(["a", "bc"]), np.array([{}, None]))
+    ]
 
 
 def single(rng: Rng) -> list[bytes]:
     """Returns .npy files of several dtypes and both orders."""
-    files = []
-    for array in (*arrays(rng)["train"].values(), np.array(["a"]), np.ones((2, 3), order="F")):
-        file = io.BytesIO()
-        np.save(file, array)
-        files.append(file.getvalue())
-    return files
+    more = np.array(["a"]), np.ones((2, 3), order="F")
+    return [written(np.save, array) for array in (*arrays(rng)["train"].values(), *more)]
+
+
+def written(save: Callable[..., None], *arguments: object, **more: object) -> bytes:
+    """Returns the file that one of numpy's functions writes."""
+    file = io.BytesIO()
+    save(file, *arguments, **more)
+    return file.getvalue()
 
 
 def hdf5s(rng: Rng) -> list[bytes]:
@@ -220,96 +220,53 @@ def outcome(path: Path) -> str:
     return "read"
 
 
-def outcome_of_library(path: Path) -> str:
-    """As `outcome`, for what formats.py runs in a process of its own."""
-    try:
-        with path.open("rb") as file:
-            for _ in hdf5.arrays(file):
-                pass
-    except Exception:  # main() turns any into one line
-        return "refused"
-    return "read"
-
-
 def forbid(event: str, arguments: object) -> None:
     """Ends the process if a reader tries to run something; for sys.addaudithook."""
-    if event.startswith(FORBIDDEN):
+    if event.startswith(FORBIDDEN) and hdf5.__file__ not in str(arguments):
         raise SystemExit(f"a reader ran {event}: {arguments}")
 
 
-def run_cases(reader: str, first: int, count: int, folder: Path) -> tuple[Counter[str], float]:
+def run_cases(reader: str, cases: range, folder: Path) -> tuple[Counter[str], float]:
     """Returns how often each outcome came, and the longest that one took, in seconds."""
     outcomes: Counter[str] = Counter()
     longest = 0.0
-    path = folder / f"case.{reader}"
-    for case in range(first, first + count):
+    for case in cases:
+        path = folder / f"case.{reader}"
         path.write_bytes(damaged(reader, case))
-        (folder / "case").write_text(str(case))
         start = time.perf_counter()
-        outcomes[(outcome_of_library if reader == "h5" else outcome)(path)] += 1
+        signal.alarm(SECONDS)  # a reader that hangs ends the process
+        outcomes[outcome(path)] += 1
+        signal.alarm(0)
         longest = max(longest, time.perf_counter() - start)
     return outcomes, longest
 
 
-def work(reader: str, first: int, count: int, folder: Path) -> None:
-    """Runs cases in this process, bounded in time and memory, and prints what came."""
-    for case in range(5):  # whatever is imported late
-        damaged(reader, case)
-    sys.addaudithook(forbid)
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    done, longest = Counter(), 0.0
-    for case in range(first, first + count):
-        signal.alarm(SECONDS)  # a reader that hangs ends the process
-        one, seconds = run_cases(reader, case, 1, folder)
-        done, longest = done + one, max(longest, seconds)
-    signal.alarm(0)
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024
-    print(done["read"], done["refused"], longest, memory)
-
-
-def fuzz(reader: str, count: int, folder: Path) -> bool:
-    """Runs all cases of a reader, in processes that may crash; returns whether all went well."""
-    first, well = 0, True
-    outcomes: Counter[str] = Counter()
-    longest, memory = 0.0, 0
-    while first < count:
-        batch = min(500, count - first)
-        command = [sys.executable, __file__, "--work", reader, str(first), str(batch), str(folder)]
-        run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode == 0:
-            words = run.stdout.split()
-            outcomes += Counter(read=int(words[0]), refused=int(words[1]))
-            longest, memory = max(longest, float(words[2])), max(memory, int(words[3]))
-            first += batch
-            continue
-        case = int((folder / "case").read_text())
-        outcomes["crashed"] += 1
-        if reader == "h5" and run.returncode < 0 and outcome(folder / "case.h5") == "refused":
-            outcomes["crashed, and refused for it"] += 1
-        else:
-            well = False
-            shutil.copy(folder / f"case.{reader}", f"fuzz_{reader}_{case}.bin")
-            print(f"{reader} case {case}: exit {run.returncode}: {run.stderr[-600:]}")
-        outcomes["not counted"] += case - first
-        first = case + 1
-    print(f"{reader}: {dict(outcomes)}, longest {longest:.2f} s, memory {memory / 2**20:.0f} MiB")
-    return well and memory < MEMORY
+def peak_memory() -> int:
+    """Returns the most bytes that this process has taken."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
     """Fuzzes the readers; exit status 1 if any of them failed."""
     flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--first", type=int, default=0, help="number of the first file")
     flags.add_argument("--count", type=int, default=10_000, help="files per reader")
     flags.add_argument("--readers", nargs="+", default=list(READERS), choices=list(READERS))
-    flags.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     options = flags.parse_args()
-    if options.work:
-        reader, first, count, folder = options.work
-        work(reader, int(first), int(count), Path(folder))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        well = [fuzz(reader, options.count, Path(folder)) for reader in options.readers]
-    sys.exit(0 if all(well) else 1)
+    folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
+    print(f"the file that is being read: {folder}/case.*")
+    for reader in options.readers:
+        damaged(reader, 0)  # imports what is imported late
+    sys.addaudithook(forbid)
+    before = peak_memory()
+    for reader in options.readers:
+        cases = range(options.first, options.first + options.count)
+        outcomes, longest = run_cases(reader, cases, folder)
+        memory = peak_memory() - before
+        print(f"{reader}: {dict(outcomes)}, longest {longest:.2f} s, {memory / 2**20:.0f} MiB")
+        if memory > MEMORY:
+            sys.exit(f"{reader} took more than {MEMORY / 2**20:.0f} MiB")
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

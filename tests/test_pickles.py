@@ -14,7 +14,7 @@ from fuzz_readers import run_cases
 from data import hdf5
 from data.formats import read
 from data.pickles import PickleError, UnsafePickle, load_pickle
-from utils import InputError
+from utils import InputError, load_mosi
 
 
 def loaded(content: bytes, tmp_path: Path) -> object:
@@ -76,25 +76,37 @@ class Call:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_foreign_classes_are_refused_by_name_in_every_reader(protocol: int, tmp_path: Path) -> None:
+def test_code_is_refused_by_name_and_never_run_in_every_reader(
+    protocol: int, tmp_path: Path
+) -> None:
     mark = tmp_path / "harm"
-    path = tmp_path / "mosi_data.pkl"
-    path.write_bytes(pickle.dumps({"train": Call(os.mkdir, str(mark))}, protocol))
-    with pytest.raises(InputError, match=r"it names (posix|nt)\.mkdir"):
-        read(path)
+    path = tmp_path / "mosi.pkl"
+    content = pickle.dumps({"train": Call(os.mkdir, str(mark))}, protocol)
+    path.write_bytes(content)
+    for reader in (read, lambda path: load_mosi(path.parent)):
+        with pytest.raises(InputError, match=r"it names (posix|nt)\.mkdir, but only numpy arrays"):
+            reader(path)
     np.savez(tmp_path / "a.npz", train_audio=np.array([Call(os.mkdir, str(mark))]))
     with pytest.raises(InputError, match="not of numbers or text"):
         read(tmp_path / "a.npz")
     assert not mark.exists()
+    pickle.loads(content)  # the proof that reading it carelessly would
+    assert mark.exists()
 
 
 @pytest.mark.parametrize(
-    "name", ["pandas.core.frame DataFrame", "torch._utils _rebuild_tensor_v2", "numpy load"]
+    "name",
+    [
+        *("pandas.core.frame DataFrame", "torch._utils _rebuild_tensor_v2", "torch load"),
+        *("numpy load", "pathlib Path", "builtins eval", "__builtin__ exec", "_codecs decode"),
+    ],
 )
-def test_classes_of_other_libraries_are_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_nothing_but_numpy_arrays_may_be_named(name: str, tmp_path: Path) -> None:
     module, attribute = name.split()
-    with pytest.raises(UnsafePickle, match=f"it names {module}.{attribute}"):
+    with pytest.raises(UnsafePickle, match=f"it names {module}.{attribute}, but only numpy"):
         loaded(f"c{module}\n{attribute}\n.".encode(), tmp_path)
+    with pytest.raises(UnsafePickle, match=f"it names {module}.{attribute}, but only numpy"):
+        loaded(pickle.dumps(module)[:-1] + pickle.dumps(attribute)[:-1] + b"\x93.", tmp_path)
 
 
 TEXT = b"X" + (10_000).to_bytes(4, "little") + b"x" * 10_000
@@ -187,11 +199,13 @@ def test_damaged_hdf5_is_refused_in_one_line(tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("reader", ["pickle", "npz", "npy", "h5"])
-def test_damaged_files_are_read_or_refused(reader: str, tmp_path: Path) -> None:
-    if reader == "h5":
+@pytest.mark.parametrize(
+    ("reader", "count"), [("pickle", 150), ("npz", 150), ("npy", 150), ("h5", 15)]
+)
+def test_damaged_files_are_read_or_refused(reader: str, count: int, tmp_path: Path) -> None:
+    if reader == "h5":  # in a process of its own, each
         pytest.importorskip("h5py")
-    outcomes, longest = run_cases(reader, 0, 150, tmp_path)
-    assert outcomes.total() == 150
-    assert outcomes["refused"] > 50
+    outcomes, longest = run_cases(reader, range(count), tmp_path)
+    assert outcomes.total() == count
+    assert outcomes["refused"] > count / 3
     assert longest < 10

@@ -32,6 +32,7 @@ from utils import (
     total,
 )
 
+Capsys = pytest.CaptureFixture[str]
 DATA_SETS = ("mosi", "iemocap", "pom")
 
 
@@ -58,19 +59,10 @@ def refusal(data_set: str, folder: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("data_set", DATA_SETS)
+@pytest.mark.parametrize("data_set", ["mosi", "pom"])
 def test_loaders_read_the_byte_form_of_the_official_files(data_set: str, tmp_path: Path) -> None:
     arrays = tiny_arrays(data_set)
-    data: object = arrays
-    if data_set == "iemocap":  # the emotions share their features and have labels of their own
-        data = {
-            emotion: {
-                split: {**parts, "label": np.roll(parts["label"], i, axis=0).astype(np.int64)}
-                for split, parts in arrays.items()
-            }
-            for i, emotion in enumerate(("happy", "neutral", "sad", "angry"))
-        }
-    (tmp_path / f"{data_set}.pkl").write_bytes(Python2Pickler().dumps(data))
+    (tmp_path / f"{data_set}.pkl").write_bytes(Python2Pickler().dumps(arrays))
     splits = load(data_set, tmp_path)
     assert_loaded(splits, arrays)
     assert splits[3] == (AUDIO, VIDEO, TEXT)
@@ -78,31 +70,23 @@ def test_loaders_read_the_byte_form_of_the_official_files(data_set: str, tmp_pat
 
 def test_each_emotion_has_its_own_labels(tmp_path: Path) -> None:
     arrays = tiny_arrays("iemocap")
+    labels = {split: parts.pop("label") for split, parts in arrays.items()}
     data = {
         emotion: {
-            split: {**parts, "label": np.roll(parts["label"], i, axis=0)}
-            for split, parts in arrays.items()
+            split: {**parts, "label": np.roll(labels[split], i, axis=0).astype(np.int64)}
+            for split, parts in arrays.items()  # the emotions share their features
         }
         for i, emotion in enumerate(EMOTIONS)
     }
     (tmp_path / "iemocap.pkl").write_bytes(Python2Pickler().dumps(data))
-    for i, emotion in enumerate(EMOTIONS):
-        label = load_iemocap(tmp_path, emotion)[2].label
-        np.testing.assert_array_equal(label, np.roll(arrays["test"]["label"], i, axis=0))
+    for emotion in EMOTIONS:
+        assert_loaded(load_iemocap(tmp_path, emotion), data[emotion])
 
 
-@pytest.mark.parametrize("keys", [bytes, str])
 @pytest.mark.parametrize("data_set", DATA_SETS)
-def test_keys_may_be_bytes_or_str(data_set: str, keys: type, tmp_path: Path) -> None:
-    pickled(tmp_path, data_set, tiny_arrays(data_set), keys)
-    assert_loaded(load(data_set, tmp_path), tiny_arrays(data_set))
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_any_pickle_protocol_is_read(protocol: int, tmp_path: Path) -> None:
-    data = pickle.dumps(tiny_arrays("mosi"), protocol)
-    (tmp_path / "mosi.pkl").write_bytes(data)
-    assert_loaded(load_mosi(tmp_path), tiny_arrays("mosi"))
+def test_keys_may_be_str(data_set: str, tmp_path: Path) -> None:
+    pickled(tmp_path, data_set, tiny_arrays(data_set), str)
+    assert_loaded(load(data_set, f"{tmp_path}/"), tiny_arrays(data_set))
 
 
 @pytest.mark.parametrize("dtype", [">f8", "<f4", "<f2", "<i8"])
@@ -113,11 +97,6 @@ def test_any_kind_of_number_is_read(dtype: str, tmp_path: Path) -> None:
     (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
     train = load_mosi(tmp_path)[0]
     np.testing.assert_array_equal(train.audio.numpy(), arrays["train"]["covarep"].astype("f4"))
-
-
-@pytest.mark.parametrize("ending", ["", "/"])
-def test_the_folder_may_end_in_a_slash(ending: str, data_path: Path) -> None:
-    assert_loaded(load_mosi(f"{data_path}{ending}"), tiny_arrays("mosi"))
 
 
 def test_a_split_is_a_dataset_of_examples(data_path: Path) -> None:
@@ -131,7 +110,7 @@ def test_a_split_is_a_dataset_of_examples(data_path: Path) -> None:
 
 
 def test_nan_and_infinite_features_become_zero_and_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capsys
 ) -> None:
     arrays = tiny_arrays("mosi")
     arrays["train"]["covarep"][2, 3] = np.nan
@@ -145,20 +124,15 @@ def test_nan_and_infinite_features_become_zero_and_are_counted(
             parts[modality] = np.nan_to_num(parts[modality], nan=0, posinf=0, neginf=0)
     arrays["valid"]["facet"][1, 1] = 0
     assert_loaded(splits, arrays)
-    audio, video, text = capsys.readouterr().out.splitlines()
-    assert "audio" in audio
-    assert "train 1 NaN, 2 inf" in audio
-    assert "test 0 NaN, 1 inf" in audio
-    assert "valid" not in audio
-    assert "video" in video
-    assert "valid 0 NaN, 1 inf" in video
-    assert "text" in text
-    assert "test 1 NaN, 0 inf" in text
+    name = tmp_path / "mosi.pkl"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: audio: values set to 0: train 1 NaN, 2 inf; test 0 NaN, 1 inf",
+        f"{name}: video: values set to 0: valid 0 NaN, 1 inf",
+        f"{name}: text: values set to 0: test 1 NaN, 0 inf",
+    ]
 
 
-def test_what_was_set_to_zero_is_printed_at_every_load(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_set_to_zero_is_printed_at_every_load(tmp_path: Path, capsys: Capsys) -> None:
     arrays = tiny_arrays("iemocap")
     arrays["train"]["covarep"][2, 3] = np.nan
     pickled(tmp_path, "iemocap", arrays)
@@ -177,22 +151,10 @@ def test_a_feature_that_is_zero_throughout_is_said() -> None:
     assert "a: video: every value is 0 in train" in loaded.notes
 
 
-def test_clean_files_are_loaded_without_a_word(
-    data_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_clean_files_are_loaded_without_a_word(data_path: Path, capsys: Capsys) -> None:
     for data_set in DATA_SETS:
         load(data_set, data_path)
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-@pytest.mark.parametrize("data_set", DATA_SETS)
-def test_labels_that_are_not_finite_are_refused(data_set: str, bad: float, tmp_path: Path) -> None:
-    arrays = tiny_arrays(data_set)
-    arrays["valid"]["label"][3:5, 0] = bad
-    message = refusal(data_set, pickled(tmp_path, data_set, arrays))
-    assert "finite labels" in message
-    assert "2 of valid" in message
 
 
 @pytest.mark.parametrize(("data_set", "in_front"), [("mosi", 1), ("pom", 1), ("iemocap", 0)])
@@ -223,20 +185,20 @@ def test_the_side_of_the_padding_is_read_from_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(text, arrays["train"]["glove"][:, :2].astype(np.float32))
 
 
-@pytest.mark.parametrize(("data_set", "in_front"), [("mosi", True), ("iemocap", False)])
+@pytest.mark.parametrize("data_set", ["mosi", "iemocap"])
 def test_files_without_padding_are_cut_as_the_corpus_is_padded(
-    data_set: str, in_front: bool, tmp_path: Path
+    data_set: str, tmp_path: Path
 ) -> None:
     arrays = tiny_arrays(data_set)
     for parts in arrays.values():
         parts["glove"] = np.random.default_rng(1).normal(size=parts["glove"].shape)
     whole = arrays["test"]["glove"].astype(np.float32)
     text = load(data_set, pickled(tmp_path, data_set, arrays), 3)[2].text
-    np.testing.assert_array_equal(text, whole[:, 1:] if in_front else whole[:, :3])
+    np.testing.assert_array_equal(text, whole[:, 1:] if data_set == "mosi" else whole[:, :3])
 
 
 def test_the_sentiment_of_a_pom_file_with_17_columns_is_dropped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capsys
 ) -> None:
     arrays = tiny_arrays("pom")
     for parts in arrays.values():
@@ -247,25 +209,6 @@ def test_the_sentiment_of_a_pom_file_with_17_columns_is_dropped(
     assert "Sentiment" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("data_set", "columns"), [("mosi", 2), ("iemocap", 1), ("iemocap", 4), ("pom", 15), ("pom", 18)]
-)
-def test_labels_of_another_width_are_refused(data_set: str, columns: int, tmp_path: Path) -> None:
-    arrays = tiny_arrays(data_set)
-    for parts in arrays.values():
-        parts["label"] = np.ones((len(parts["label"]), columns))
-    message = refusal(data_set, pickled(tmp_path, data_set, arrays))
-    expected = {"mosi": 1, "iemocap": 2, "pom": 16}[data_set]
-    assert f"labels with {expected} columns, got {columns}" in message
-
-
-@pytest.mark.parametrize("row", [[1, 1], [0, 0], [0.5, 0.5], [2, -1]])
-def test_iemocap_labels_that_are_not_one_hot_are_refused(row: list[float], tmp_path: Path) -> None:
-    arrays = tiny_arrays("iemocap")
-    arrays["test"]["label"][2] = row
-    assert "one-hot labels in test" in refusal("iemocap", pickled(tmp_path, "iemocap", arrays))
-
-
 SPREAD = np.linspace(-2.9, 3, 23)
 
 
@@ -274,7 +217,6 @@ SPREAD = np.linspace(-2.9, 3, 23)
     [
         ("mosi", SPREAD, []),
         ("mosi", np.arange(23) % 2, ["from 0 to 1", "none is below 0", "numbers 0, 1"]),
-        ("mosi", np.arange(23) % 4, ["from 0 to 3", "none is below 0", "numbers 0, 1, 2, 3"]),
         ("mosi", np.arange(23) % 7, ["from 0 to 6", "none is below 0", "0, 1, 2, 3, 4, 5, 6"]),
         ("mosi", np.arange(23) % 3 - 1, ["from -1 to 1", "numbers -1, 0, 1"]),
         ("mosi", SPREAD / 3, ["from -0.9667 to 1, where CMU-MOSI's go from -3 to 3"]),
@@ -302,28 +244,18 @@ def test_labels_that_give_scores_another_meaning_are_said(
     assert all(part in note for note, part in zip(notes, expected, strict=True)), notes
 
 
-@pytest.mark.parametrize(
-    ("data_set", "label", "expected"),
-    [
+def test_odd_labels_are_said_by_the_loader(tmp_path: Path, capsys: Capsys) -> None:
+    for data_set, label, expected in (
         ("mosi", np.linspace(0.1, 3, 11)[:, None], "labels in test: none is below 0"),
-        ("mosi", np.full((11, 1), -1.5), "labels of test are all the same"),
         ("iemocap", np.eye(2)[np.ones(11, int)], "happy: labels of test are all [0, 1]"),
-    ],
-)
-def test_a_test_split_of_one_class_is_said_by_the_loader(
-    data_set: str,
-    label: np.ndarray,
-    expected: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    arrays = tiny_arrays(data_set)
-    arrays["test"]["label"] = label
-    load(data_set, pickled(tmp_path, data_set, arrays))
-    assert f"{data_set}.pkl: {expected}" in capsys.readouterr().out
+    ):
+        arrays = tiny_arrays(data_set)
+        arrays["test"]["label"] = label
+        load(data_set, pickled(tmp_path, data_set, arrays))
+        assert f"{data_set}.pkl: {expected}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("emotion", ["joy", "", "Happy", "all"])
+@pytest.mark.parametrize("emotion", ["joy", "", "Happy"])
 def test_an_unknown_emotion_is_refused(emotion: str, data_path: Path) -> None:
     with pytest.raises(InputError, match="happy, sad, angry, neutral"):
         load_iemocap(data_path, emotion)
@@ -336,19 +268,10 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "prepare.py synthetic mosi" in message
 
 
-def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mosi.pkl").mkdir()
-    assert "expected a file, got a folder" in refusal("mosi", tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_a_pipe_or_device_in_the_files_place_is_refused_at_once(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "mosi.pkl"
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("/dev/zero")
-    assert "expected a file, got a pipe" in refusal("mosi", tmp_path)
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    (os.mkfifo if kind == "pipe" else os.mkdir)(tmp_path / "mosi.pkl")
+    assert f"expected a file, got a {kind}" in refusal("mosi", tmp_path)
 
 
 def test_the_file_in_the_folders_place_is_refused_with_its_folder(data_path: Path) -> None:
@@ -368,10 +291,7 @@ def test_the_checksum_is_that_of_the_bytes_that_were_read(data_path: Path) -> No
 @pytest.mark.parametrize("load_it", [load_mosi, partial(load_corpus, name="mosi")])
 @pytest.mark.parametrize("change", ["replaced", "written to", "longer", "removed"])
 def test_a_file_that_changes_while_it_is_read_is_refused(
-    load_it: Callable[[Path], object],
-    change: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    load_it: Callable[[Path], object], change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pickled(tmp_path, "mosi", tiny_arrays("mosi")) / "mosi.pkl"
     os.utime(path, (1, 1))
@@ -394,12 +314,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         load_it(tmp_path)
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
-def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
-    for content in (
-        Python2Pickler().dumps(tiny_arrays("mosi")),
-        pickle.dumps(tiny_arrays("mosi")),
-    ):
+@pytest.mark.parametrize("write", [Python2Pickler().dumps, pickle.dumps])
+def test_a_truncated_file_is_refused(write: Callable[[object], bytes], tmp_path: Path) -> None:
+    content = write(tiny_arrays("mosi"))
+    for share in (0, 0.01, 0.5, 0.999):
         (tmp_path / "mosi.pkl").write_bytes(content[: int(share * len(content))])
         assert "expected a whole pickle" in refusal("mosi", tmp_path)
 
@@ -413,73 +331,6 @@ def test_a_file_that_is_no_pickle_is_refused(content: bytes, tmp_path: Path) -> 
     assert "expected a whole pickle" in refusal("mosi", tmp_path)
 
 
-class Harmful:
-    """Its pickle makes a folder when it is read without care."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-class Harmless:
-    """A class that a pickle may name, but that is no plain container."""
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_code_in_a_pickle_is_refused_and_never_run(protocol: int, tmp_path: Path) -> None:
-    mark = tmp_path / "harm"
-    data = {**tiny_arrays("mosi"), "extra": Harmful(mark)}
-    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(data, protocol))
-    assert "it names posix.mkdir" in refusal("mosi", tmp_path).replace("nt.mkdir", "posix.mkdir")
-    assert not mark.exists()
-    pickle.loads(pickle.dumps(data, protocol))  # the proof that reading it carelessly would
-    assert mark.exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pickle.dumps({"train": Harmless()}),
-        pickle.dumps(eval),
-        b"cbuiltins\ngetattr\n(cnumpy\nndarray\nS'__class__'\ntR.",
-        b"c__builtin__\nexec\n(S'1'\ntR.",
-        b"cnumpy\nload\n(S'x.npy'\ntR.",
-        b"c_codecs\ndecode\n(S'x'\ntR.",
-        b"ctorch\nload\n(S'x.pt'\ntR.",
-    ],
-)
-def test_nothing_but_numpy_arrays_may_be_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "mosi.pkl").write_bytes(content)
-    message = refusal("mosi", tmp_path)
-    assert "it names" in message
-    assert "only numpy arrays and plain containers" in message
-
-
-@pytest.mark.parametrize("data", [[1, 2], None, np.zeros(3), {}, {"a": 1}])
-def test_pickles_of_something_else_are_refused(data: object, tmp_path: Path) -> None:
-    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(data))
-    assert "train" in refusal("mosi", tmp_path)
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_missing_split_is_named(split: str, tmp_path: Path) -> None:
-    arrays = tiny_arrays("pom")
-    del arrays[split]
-    message = refusal("pom", pickled(tmp_path, "pom", arrays))
-    assert f"the key '{split}'" in message
-    assert all(other in message for other in arrays)
-
-
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_a_missing_modality_is_named(modality: str, tmp_path: Path) -> None:
-    arrays = tiny_arrays("mosi")
-    del arrays["valid"][modality]
-    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
-    assert f"the key '{modality}' in valid" in message
-
-
 def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "mosi.pkl").write_bytes(pickle.dumps({"\x1b]0;title\x07": 1, "x\n": 2}))
     assert "got \\x1b]0;title\\x07, x\\n" in refusal("mosi", tmp_path)
@@ -487,34 +338,81 @@ def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
     assert "it names os\\x1b[2J.system" in refusal("mosi", tmp_path)
 
 
-def test_an_iemocap_file_without_emotions_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "iemocap.pkl").write_bytes(pickle.dumps(tiny_arrays("iemocap")))
-    assert "the key 'happy'" in refusal("iemocap", tmp_path)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([1, 2], "expected the file to be a dict with the key 'train', got a list"),
+        (np.zeros(3), "got an array of float64 (3,)"),
+        ({}, "the key 'train' in the file, got no keys"),
+        ({**tiny_arrays("mosi"), "train": 1}, "expected train to be a dict"),
+    ],
+)
+def test_pickles_of_something_else_are_refused(data: object, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(data))
+    assert message in refusal("mosi", tmp_path)
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    arrays = tiny_arrays("iemocap")
+    (tmp_path / "iemocap.pkl").write_bytes(pickle.dumps(arrays))
+    assert "the key 'happy' in the file, got train, valid, test" in refusal("iemocap", tmp_path)
+    del arrays["test"]["glove"]
+    pickled(tmp_path, "mosi", arrays)
+    assert "the key 'glove' in test, got covarep, facet, label" in refusal("mosi", tmp_path)
+    del arrays["valid"]
+    pickled(tmp_path, "mosi", arrays)
+    assert "the key 'valid' in the file, got train, test" in refusal("mosi", tmp_path)
+
+
+NOT_FINITE = "expected finite labels in single precision, got NaN or inf in 9 of valid's"
+NOT_ONE_HOT = "expected one-hot labels in test"
 
 
 @pytest.mark.parametrize(
-    ("modality", "array"),
+    ("data_set", "where", "array", "message"),
     [
-        ("covarep", np.zeros((23, 4, 6))),  # a step axis that should be averaged out
-        ("glove", np.zeros((23, 7))),
-        ("label", np.zeros(23)),
-        ("facet", np.array([["a"] * 5] * 23)),
-        ("facet", np.array([[None] * 5] * 23)),
-        ("facet", np.zeros((23, 5), complex)),
-        ("facet", [[0.0] * 5] * 23),
-        ("covarep", np.zeros((22, 6))),
-        ("covarep", np.zeros((24, 6))),
+        ("mosi", "train/covarep", np.zeros((23, 4, 6)), "(N, D), got an array of float64"),
+        ("mosi", "train/glove", np.zeros((23, 7)), "(N, T, D), got an array of float64 (23, 7)"),
+        ("mosi", "test/label", np.zeros(11), "to be a numeric array (N, D)"),
+        ("mosi", "train/facet", np.full((23, 5), "a"), "got an array of <U1"),
+        ("mosi", "train/facet", np.full((23, 5), None), "got an array of object"),
+        ("mosi", "train/facet", np.zeros((23, 5), complex), "got an array of complex"),
+        ("mosi", "train/facet", [[0.0] * 5] * 23, "got a list"),
+        ("mosi", "train/covarep", np.zeros((22, 6)), "equally many examples in train"),
+        ("mosi", "valid/covarep", np.zeros((0, 6)), "valid/covarep, got shape (0, 6)"),
+        ("mosi", "train/glove", np.zeros((23, 4, 0)), "train/glove, got shape (23, 4, 0)"),
+        ("mosi", "test/facet", np.zeros((11, 4)), "test/facet to be ('N', 5) as in train"),
+        ("mosi", "valid/label", np.full((9, 1), np.nan), NOT_FINITE),
+        ("pom", "valid/label", np.full((9, 16), -np.inf), NOT_FINITE),
+        ("mosi", "valid/label", np.full((9, 1), 1e300), NOT_FINITE),
+        ("iemocap", "test/label", np.ones((11, 2)), NOT_ONE_HOT),
+        ("iemocap", "test/label", np.zeros((11, 2)), NOT_ONE_HOT),
+        ("iemocap", "test/label", np.tile([2, -1], (11, 1)), NOT_ONE_HOT),
     ],
 )
 def test_arrays_of_another_kind_or_shape_are_refused(
-    modality: str, array: np.ndarray, tmp_path: Path
+    data_set: str, where: str, array: np.ndarray, message: str, tmp_path: Path
 ) -> None:
+    arrays, (split, modality) = tiny_arrays(data_set), where.split("/")
+    arrays[split][modality] = array
+    assert message in refusal(data_set, pickled(tmp_path, data_set, arrays))
+
+
+@pytest.mark.parametrize(
+    ("data_set", "columns"), [("mosi", 2), ("iemocap", 1), ("iemocap", 4), ("pom", 15), ("pom", 18)]
+)
+def test_labels_of_another_width_are_refused(data_set: str, columns: int, tmp_path: Path) -> None:
+    arrays = tiny_arrays(data_set)
+    for parts in arrays.values():
+        parts["label"] = np.ones((len(parts["label"]), columns))
+    message = refusal(data_set, pickled(tmp_path, data_set, arrays))
+    assert f"labels with {CORPORA[data_set].label_columns} columns, got {columns}" in message
+
+
+def test_a_train_split_of_one_example_is_refused(tmp_path: Path) -> None:
     arrays = tiny_arrays("mosi")
-    arrays["train"][modality] = array
-    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
-    message = refusal("mosi", tmp_path)
-    assert "train" in message
-    assert modality in message
+    arrays["train"] = {modality: array[:1] for modality, array in arrays["train"].items()}
+    assert "at least 2 training" in refusal("mosi", pickled(tmp_path, "mosi", arrays))
 
 
 @pytest.mark.parametrize("padding", [0, -1, -100, np.nan])
@@ -541,38 +439,6 @@ def test_numbers_of_few_tokens_as_vectors_of_one_number_are_refused(tmp_path: Pa
         parts["glove"] = (np.arange(len(parts["glove"]) * 9) % 40.0).reshape(-1, 9, 1)
     message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
     assert "got token numbers (23, 9, 1), whole numbers up to 39" in message
-
-
-def test_a_split_without_examples_is_refused(tmp_path: Path) -> None:
-    arrays = tiny_arrays("mosi")
-    arrays["valid"] = {modality: array[:0] for modality, array in arrays["valid"].items()}
-    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
-    assert "expected examples in valid/" in refusal("mosi", tmp_path)
-
-
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_arrays_without_features_are_refused(modality: str, tmp_path: Path) -> None:
-    arrays = tiny_arrays("mosi")
-    for parts in arrays.values():
-        parts[modality] = parts[modality][:, :0]
-    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(arrays))
-    assert f"train/{modality}, got shape" in refusal("mosi", tmp_path)
-
-
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_splits_that_disagree_are_refused(modality: str, tmp_path: Path) -> None:
-    arrays = tiny_arrays("mosi")
-    array = arrays["test"][modality]
-    arrays["test"][modality] = np.concatenate([array, array], axis=1)
-    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
-    assert f"test/{modality}" in message
-
-
-def test_a_train_split_of_one_example_is_refused(tmp_path: Path) -> None:
-    arrays = tiny_arrays("mosi")
-    arrays["train"] = {modality: array[:1] for modality, array in arrays["train"].items()}
-    message = refusal("mosi", pickled(tmp_path, "mosi", arrays))
-    assert "at least 2 training examples" in message
 
 
 def test_total_counts_the_settings_of_a_grid() -> None:

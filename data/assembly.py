@@ -193,7 +193,12 @@ def _set_length(raw: Arrays, length: int, corpus: Corpus) -> None:
         if size > sys.maxsize:
             raise MemoryError  # numpy's own errors differ
         for arrays in raw.values():
-            arrays["glove"] = _with_length(arrays["glove"], length, in_front)
+            text = arrays["glove"]
+            missing = max(0, length - text.shape[1])
+            padding = (missing, 0) if in_front else (0, missing)
+            text = np.pad(text, ((0, 0), padding, (0, 0)))
+            cut = text[:, -length:] if in_front else text[:, :length]
+            arrays["glove"] = np.ascontiguousarray(cut)
     except MemoryError:
         raise InputError(
             f"max_len: expected a length whose texts fit into the memory, got {length:,}, which "
@@ -206,12 +211,3 @@ def padded_in_front(texts: Sequence[np.ndarray]) -> bool | None:
     front = sum(int((~text[:, 0].any(axis=1)).sum()) for text in texts)
     end = sum(int((~text[:, -1].any(axis=1)).sum()) for text in texts)
     return None if front == end else front > end
-
-
-def _with_length(text: np.ndarray, length: int, in_front: bool) -> np.ndarray:
-    """Cuts (N, T, D) to length steps, or pads it with zeros, on the side of its padding."""
-    steps = text.shape[1]
-    if length <= steps:
-        return np.ascontiguousarray(text[:, steps - length :] if in_front else text[:, :length])
-    missing = length - steps
-    return np.pad(text, ((0, 0), (missing, 0) if in_front else (0, missing), (0, 0)))

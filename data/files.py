@@ -39,12 +39,8 @@ def printable(text: str) -> str:
 def open_regular(path: Path, missing: str = "no such file") -> BinaryIO:
     """Returns an existing regular file, or what a link to one leads to, open for reading.
 
-    Args:
-        path: Of the file.
-        missing: What the error says if there is none.
-
     Raises:
-        MissingFile: There is no such file.
+        MissingFile: There is no such file; the error says `missing`.
         InputError: It is a folder, a pipe or a device, or can't be read. Nothing is waited for.
     """
     try:
@@ -87,12 +83,11 @@ def opened_unchanged(path: Path, missing: str = "no such file") -> Iterator[Bina
 
 
 def _is_unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> bool:
-    try:
-        replaced = not os.path.samestat(before, os.stat(path))
-    except OSError:
-        replaced = True
     times = before.st_mtime_ns == after.st_mtime_ns and before.st_ctime_ns == after.st_ctime_ns
-    return not replaced and before.st_size == after.st_size and times
+    with contextlib.suppress(OSError):
+        in_place = os.path.samestat(before, os.stat(path))
+        return in_place and times and before.st_size == after.st_size
+    return False
 
 
 def checksum(file: BinaryIO) -> str:

@@ -27,10 +27,6 @@ Arrays = dict[bytes, np.ndarray]
 def synthetic(corpus: Corpus, seed: int) -> dict[bytes, dict]:
     """Returns a data set as the official pickle holds it, with keys as byte strings.
 
-    Args:
-        corpus: Which one, in which sizes.
-        seed: The same seed gives the same data.
-
     Shape:
         covarep (N, audio), facet (N, video), glove (N, 20, 300), label (N, 1), (N, 16) or for
         each emotion (N, 2), all float64.
@@ -41,10 +37,9 @@ def synthetic(corpus: Corpus, seed: int) -> dict[bytes, dict]:
     audio_latent, video_latent, text_latent = (_signed(rng, shape) for _ in range(3))
     if corpus.examples[0] < FEW:
         text_latent = rng.uniform(0.25, 1.75, shape)
-    audio_width, video_width, _ = corpus.dims
     features = {
-        b"covarep": _spread(rng, audio_latent, audio_width),
-        b"facet": _spread(rng, video_latent, video_width),
+        b"covarep": _spread(rng, audio_latent, corpus.dims[0]),
+        b"facet": _spread(rng, video_latent, corpus.dims[1]),
         b"glove": _words(rng, text_latent, corpus),
     }
     audio = features[b"covarep"]
@@ -53,8 +48,7 @@ def synthetic(corpus: Corpus, seed: int) -> dict[bytes, dict]:
     product += LABEL_NOISE * rng.standard_normal(product.shape)
     shared = _by_split(features, corpus.examples)
     if not corpus.emotions:
-        label = _numbers(rng, product, corpus)
-        return _with_label(shared, label, corpus.examples)
+        return _with_label(shared, _numbers(rng, product, corpus), corpus.examples)
     labels = [sign * product[:, column] for column in range(interactions) for sign in (1, -1)]
     return {
         emotion.encode(): _with_label(shared, _one_hot(label), corpus.examples)

@@ -177,12 +177,7 @@ def test_sequences_of_different_lengths_are_averaged_over_their_own_words(tmp_pa
     splits = sequences((1,))
     for parts in splits.values():
         parts["audio"] = np.repeat(finite(parts["audio"]), 3, axis=1)  # three frames a word
-    convert(
-        write_mmsa(tmp_path / "unaligned_50.pkl", splits),
-        "mosi",
-        "--average",
-        "words",
-    )
+    convert(write_mmsa(tmp_path / "mmsa.pkl", splits), "mosi", "--average", "words")
     steps = splits["train"]["audio"]
     expected = [frames[frames.any(axis=1)].mean(axis=0) for frames in steps]
     np.testing.assert_allclose(load_mosi(tmp_path)[0].audio, expected, rtol=1e-6)

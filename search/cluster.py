@@ -113,7 +113,7 @@ def _connect(address: str, jobs: int | None, folder: Path) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(
             f"--cluster {address}: expected a running Ray cluster, got: {_line(error)}; "
-            "README.md, Clusters, says how to start one"
+            "docs/clusters.md says how to start one"
         ) from None
 
 

@@ -21,7 +21,7 @@ from training.setting import Setting
 from training.stacked import fit_stacked
 from utils import Split
 
-SILENT_SECONDS = 2.0  # loading what was compiled before takes less
+SILENT_SECONDS = 5.0  # loading what was compiled before takes less, on an idle machine
 
 
 @functools.cache
@@ -31,7 +31,7 @@ def compile_fast_path() -> None:
     A process does so once. Processes that do so at the same time wait for the first one, and load
     what it compiled.
     """
-    words = "compiling the fast path for this machine: once, about 15 seconds"
+    words = "compiling the fast path for this machine: once, about 20 seconds"
     notice = threading.Timer(SILENT_SECONDS, _say, [words])
     notice.start()
     try:

@@ -189,7 +189,8 @@ class LMF(nn.Module):
             self.text_factor,
             self.fusion_weights,
         ):
-            nn.init.xavier_normal_(parameter)
+            if not parameter.is_meta:  # of shapes alone, torch would load its compiler for this
+                nn.init.xavier_normal_(parameter)
 
     def forward(self, audio_x: Tensor, video_x: Tensor, text_x: Tensor) -> Tensor:
         """Returns predictions (logits for IEMOCAP, unless use_softmax).

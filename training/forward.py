@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.parameters import LSTM, Parameters
+from training.parameters import LSTM_NAMES, Parameters
 
 MODALITIES = ("audio", "video", "text")
 FACTORS = tuple(f"{modality}_factor" for modality in MODALITIES)
 SUBNETS = ("audio_subnet", "video_subnet")
-LSTM_NAMES = [f"{LSTM}{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
 
 class Forward:

@@ -28,7 +28,7 @@ from numba import njit
 from torch import Tensor
 
 from training.compiler import compiled
-from training.parameters import LSTM, Parameters
+from training.parameters import LSTM_NAMES, Parameters
 from training.words import Words
 
 _TILE = 4  # rows that are multiplied together
@@ -420,8 +420,7 @@ class TextOnCpu:
             words.padding.int().numpy(),
             words.zero,
         )
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        self.starts = np.array([parameters.starts[f"{LSTM}{name}"] for name in names])
+        self.starts = np.array([parameters.starts[name] for name in LSTM_NAMES])
         more = _TILE - 1
 
         def empty(*shape: int) -> np.ndarray:

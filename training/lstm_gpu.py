@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.parameters import LSTM, Parameters
+from training.parameters import LSTM_NAMES, Parameters
 from training.words import Words
 
 
@@ -131,5 +131,4 @@ class TextOnGpu:
         self.trace = None
 
     def _weights(self, rows: Tensor) -> list[Tensor]:
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        return [self.parameters.view(rows, f"{LSTM}{name}").flatten(-2) for name in names]
+        return [self.parameters.view(rows, name).flatten(-2) for name in LSTM_NAMES]

@@ -18,6 +18,7 @@ from training.setting import Setting
 
 LINE = 16  # floats of a cache line: rows that begin on one are multiplied alike at any place
 LSTM = "text_subnet.rnn."
+LSTM_NAMES = [f"{LSTM}{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 _OIFG, _IFGO = [3, 0, 1, 2], [1, 2, 3, 0]  # the order of the gates: here from torch's, and back
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from search.jobs import set_torch_up
 
 set_torch_up()
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else what nohup starts ignores it
 
 SIZES = {"train": 23, "valid": 9, "test": 11}
 AUDIO, VIDEO, TEXT, STEPS = 6, 5, 7, 4

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model import LMF, SubNet
-from training.adam import adam_on_cpu, adam_on_gpu
+from training.adam import AdamArrays, adam_on_cpu, adam_on_gpu
 from training.dropout_cpu import masks_on_cpu
 from training.forward import Forward
 from training.lstm_cpu import TextOnCpu, multiply, multiply_transposed
@@ -67,7 +67,12 @@ def check_text(
     d_final = torch.zeros_like(final)
     d_final[..., :width] = torch.randn(members, len(batch), width)
     grads = torch.full_like(rows, 7)
-    text.backward(d_final, rows, grads)
+    if isinstance(text, TextOnGpu):
+        text.backward(d_final, rows, grads)
+    else:  # with an update of size 0
+        first, second = np.zeros((2, *rows.shape), np.float32)
+        ones = np.ones(members, np.float32)
+        text.train(d_final, rows, grads, AdamArrays(first, second, ones, 0 * ones, ones))
     for k, model in enumerate(models):
         rnn = model.text_subnet.rnn
         _, (expected, _) = rnn(whole[index[k]])
@@ -213,8 +218,9 @@ def test_adam_over_many_members_is_torchs_adam_of_each(on_gpu: bool) -> None:
         if on_gpu:
             adam_on_gpu(*rows, *(number.unsqueeze(1) for number in numbers))
         else:
+            w, g, m, v, step, lr, decay = (value.numpy() for value in (*rows, *numbers))
             for start_at, stop in ((0, 20), (20, 33)):
-                adam_on_cpu(start_at, stop, *(value.numpy() for value in (*rows, *numbers)))
+                adam_on_cpu(start_at, stop, w, g, AdamArrays(m, v, step, lr, decay))
     # float32: a step's rounding is 1e-7 of its size, at most the learning rate; 60 steps add up
     torch.testing.assert_close(weights, torch.stack(list(alone)).detach(), rtol=1e-6, atol=2e-6)
 

@@ -223,7 +223,8 @@ def grown(work: Work, base: Setting) -> Iterator[tuple[Stack, int, Setting, set[
         stack = make_stack(sizes(settings[0]), 3, work, Limits(4, 4), on_gpu)
         list(stack.train((setting, 0) for setting in settings))
         for slot, setting in enumerate(settings):
-            yield stack, slot, setting, {"weights", "grads", "first", "second", "best"}
+            kept = {"grads"} if on_gpu else set()  # on a CPU members' LSTMs share a row of them
+            yield stack, slot, setting, kept | {"weights", "first", "second", "best"}
 
 
 @each_base

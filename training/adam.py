@@ -9,6 +9,8 @@ Source:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,34 +44,45 @@ def adam_on_gpu(
     weights.addcdiv_(first * -rate, denominator)
 
 
-@compiled
-def adam_on_cpu(
-    start: int,
-    stop: int,
-    weights: np.ndarray,
-    grads: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    step: np.ndarray,
-    lr: np.ndarray,
-    weight_decay: np.ndarray,
-) -> None:
-    """Updates columns start to stop of all members' weights, in one pass over each row.
+class AdamArrays(NamedTuple):
+    """What Adam needs of the members beside their weights and gradients, on a CPU.
 
     Shape:
-        weights, grads and the moments first and second (K, P); step, lr, weight_decay (K,).
+        the moments first and second (K, P); step, lr, weight_decay (K,).
     """
+
+    first: np.ndarray
+    second: np.ndarray
+    step: np.ndarray
+    lr: np.ndarray
+    weight_decay: np.ndarray
+
+
+@compiled
+def adam_of_member(
+    k: int, start: int, stop: int, weights: np.ndarray, grads: np.ndarray, adam: AdamArrays
+) -> None:
+    """Updates columns start to stop of member k's row of weights (P,), in one pass."""
+    step = adam.step[k]
+    rate = np.float32(adam.lr[k] / (1 - BETA_1**step))
+    correction = np.float32(1 / np.sqrt(1 - BETA_2**step))
+    decay = np.float32(adam.weight_decay[k])
     keep_1, keep_2 = np.float32(BETA_1), np.float32(BETA_2)
     new_1, new_2 = np.float32(1 - BETA_1), np.float32(1 - BETA_2)
     epsilon = np.float32(EPSILON)
+    w, g = weights[start:stop], grads[start:stop]
+    m, v = adam.first[k, start:stop], adam.second[k, start:stop]
+    for j in range(len(w)):
+        gradient = g[j] + decay * w[j]
+        m[j] = keep_1 * m[j] + new_1 * gradient
+        v[j] = keep_2 * v[j] + new_2 * gradient * gradient
+        w[j] -= rate * m[j] / (np.sqrt(v[j]) * correction + epsilon)
+
+
+@compiled
+def adam_on_cpu(
+    start: int, stop: int, weights: np.ndarray, grads: np.ndarray, adam: AdamArrays
+) -> None:
+    """Updates columns start to stop of all members' weights (K, P)."""
     for k in range(len(weights)):
-        rate = np.float32(lr[k] / (1 - BETA_1 ** step[k]))
-        correction = np.float32(1 / np.sqrt(1 - BETA_2 ** step[k]))
-        decay = np.float32(weight_decay[k])
-        w, g = weights[k, start:stop], grads[k, start:stop]
-        m, v = first[k, start:stop], second[k, start:stop]
-        for j in range(len(w)):
-            gradient = g[j] + decay * w[j]
-            m[j] = keep_1 * m[j] + new_1 * gradient
-            v[j] = keep_2 * v[j] + new_2 * gradient * gradient
-            w[j] -= rate * m[j] / (np.sqrt(v[j]) * correction + epsilon)
+        adam_of_member(k, start, stop, weights[k], grads[k], adam)

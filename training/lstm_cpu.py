@@ -27,6 +27,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from training.adam import AdamArrays, adam_of_member
 from training.compiler import compiled
 from training.parameters import LSTM_NAMES, Parameters
 from training.words import Words
@@ -384,12 +385,14 @@ def _backward_all(
     starts: np.ndarray,
     traces: Trace,
     scratch: Scratch,
+    adam: AdamArrays,
 ) -> None:
     features, width = text.vectors.shape[1], d_final.shape[2]
     for k in range(len(d_final)):
-        weights = _weights(rows[k], starts, features, width)
-        d_weights = _weights(grads[k], starts, features, width)
+        weights, row = _weights(rows[k], starts, features, width), grads[k % len(grads)]
+        d_weights = _weights(row, starts, features, width)
         backward(d_final[k], text, weights, _of_member(traces, k), scratch, d_weights)
+        adam_of_member(k, starts[0], len(row), rows[k], row, adam)
 
 
 def compiled_in() -> str | None:
@@ -457,7 +460,10 @@ class TextOnCpu:
         _forward_all(*arrays, self.traces, self.scratch, final)
         return torch.from_numpy(final)
 
-    def backward(self, d_final: Tensor, rows: Tensor, grads: Tensor) -> None:
-        """Writes the gradients of the LSTMs' weights into their places in grads (K, P)."""
+    def train(self, d_final: Tensor, rows: Tensor, grads: Tensor, adam: AdamArrays) -> None:
+        """Updates the LSTMs' weights in rows (K, P), each member's while its gradients are cached.
+
+        The gradients go into their places in grads: (K, P), or one row that members use in turn.
+        """
         arrays = d_final.contiguous().numpy(), self.text, rows.numpy(), grads.numpy()
-        _backward_all(*arrays, self.starts, self.traces, self.scratch)
+        _backward_all(*arrays, self.starts, self.traces, self.scratch, adam)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.adam import adam_on_cpu, adam_on_gpu
+from training.adam import AdamArrays, adam_on_cpu, adam_on_gpu
 from training.dropout_cpu import masks_on_cpu
 from training.forward import MODALITIES, Forward
 from training.graphs import Graphs
@@ -188,8 +188,12 @@ class Stack:
             loss = self.task.loss(output, self.data.train.label[index]).sum(-1)  # not averaged
             d_final = self.forward.backward(loss.sum(), final)
         slots.loss.add_(loss)
-        self.text.backward(d_final, slots.weights, slots.grads)
-        self._adam()
+        slots.steps.add_(1)
+        if isinstance(self.text, TextOnGpu):
+            self.text.backward(d_final, slots.weights, slots.grads)
+            self._adam_on_gpu()
+        else:
+            self._adam_on_cpu(d_final, self.text)
 
     def _masks(self, positions: Tensor) -> list[Tensor]:
         """Returns what dropout multiplies each modality with, (K, B, D)."""
@@ -204,23 +208,31 @@ class Stack:
                 masks.append(masks_on_cpu(keys, positions.contiguous(), width, p))
         return masks
 
-    def _adam(self) -> None:
+    def _adam_on_gpu(self) -> None:
         """Updates the factors at one learning rate, all else at another."""
         slots, end = self.slots, self.parameters.factors_end
-        slots.steps.add_(1)
         rows = slots.weights, slots.grads, slots.first, slots.second
         for part, rate in (
-            (slice(0, end), slots.factor_learning_rate),
-            (slice(end, self.parameters.width), slots.learning_rate),
+            (slice(end), slots.factor_learning_rate),
+            (slice(end, None), slots.learning_rate),
         ):
             numbers = slots.steps, rate, slots.weight_decay
-            if self.on_gpu:
-                adam_on_gpu(
-                    *(row[:, part] for row in rows), *(number.unsqueeze(1) for number in numbers)
-                )
-            else:
-                arrays = [value.numpy() for value in (*rows, *numbers)]
-                adam_on_cpu(part.start, part.stop, *arrays)
+            adam_on_gpu(
+                *(row[:, part] for row in rows), *(number.unsqueeze(1) for number in numbers)
+            )
+
+    def _adam_on_cpu(self, d_final: Tensor, text: TextOnCpu) -> None:
+        """Does so too, and with the LSTMs' gradients, which it computes."""
+        slots, parameters = self.slots, self.parameters
+        weights, grads = slots.weights.numpy(), slots.grads.numpy()
+        first, second, steps = slots.first.numpy(), slots.second.numpy(), slots.steps.numpy()
+        factors, others = (
+            AdamArrays(first, second, steps, rate.numpy(), slots.weight_decay.numpy())
+            for rate in (slots.factor_learning_rate, slots.learning_rate)
+        )
+        adam_on_cpu(0, parameters.factors_end, weights, grads, factors)
+        adam_on_cpu(parameters.factors_end, text.starts[0], weights, grads, others)
+        text.train(d_final, slots.weights, slots.grads[:1], others)
 
     @torch.no_grad()
     def _valid_loss(self) -> Tensor:

@@ -28,18 +28,10 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
     Raises:
         InputError: A line is not understood, or there is no such setting.
     """
-    with open_regular(path, "expected a text file of settings, got none") as file:
-        content = file.read(_LARGEST + 1)
-    try:
-        lines = content.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected a text file of settings, got: {error}") from None
-    if len(content) > _LARGEST:
-        raise InputError(f"{path}: expected a file of settings of at most {_LARGEST:,} bytes")
     tables: dict[str, dict[str, Setting]] = {}
     table: dict[str, Setting] | None = None
     columns, headed = ["name", *Setting._fields], False
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
@@ -66,6 +58,18 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
             f"add a row to its table [{data_set}]"
         )
     return {name: found[name] for name in names or found}
+
+
+def _lines(path: Path) -> list[str]:
+    with open_regular(path, "expected a text file of settings, got none") as file:
+        content = file.read(_LARGEST + 1)
+    try:
+        lines = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected a text file of settings, got: {error}") from None
+    if len(content) > _LARGEST:
+        raise InputError(f"{path}: expected a file of settings of at most {_LARGEST:,} bytes")
+    return lines
 
 
 def _new_table(words: list[str], tables: dict[str, dict[str, Setting]]) -> dict[str, Setting]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from training.randomness import mix
 from training.setting import Setting, parse_value
 from utils import InputError, total
 
@@ -81,20 +82,13 @@ def shuffled(count: int, seed: int) -> Iterator[np.ndarray]:
         block = np.arange(start, min(start + _BLOCK, 4**bits), dtype=np.uint64)
         left, right = block >> np.uint64(bits), block & mask
         for key in np.random.SeedSequence(seed).generate_state(4, np.uint64):
-            left, right = right, left ^ (_mix(right + key) & mask)
+            left, right = right, left ^ (mix(right + key) & mask)
         if count < 2**63:
             block = left << np.uint64(bits) | right
             yield block[block < count].astype(np.int64)
         else:
             block = left.astype(object) << bits | right.astype(object)
             yield block[(block < count).astype(bool)]
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Returns 64 random-looking bits for each number (SplitMix64's finaliser)."""
-    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return x ^ x >> np.uint64(31)
 
 
 def narrow(grid: Grid, choices: Sequence[str]) -> dict[str, list[float]]:

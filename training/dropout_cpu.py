@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from training.compiler import compiled
+from training.randomness import mix
+
+_mix = njit(inline="always")(mix)
 
 
 def masks_on_cpu(keys: Tensor, rows: Tensor, width: int, p: Tensor) -> Tensor:
@@ -25,19 +29,12 @@ def masks_on_cpu(keys: Tensor, rows: Tensor, width: int, p: Tensor) -> Tensor:
 
 @compiled
 def _draw(keys: np.ndarray, rows: np.ndarray, p: np.ndarray, masks: np.ndarray) -> None:
-    first, second, third = (
-        np.uint64(0x9E3779B97F4A7C15),
-        np.uint64(0xBF58476D1CE4E5B9),
-        np.uint64(0x94D049BB133111EB),
-    )
+    odd = np.uint64(0x9E3779B97F4A7C15)
     for k in range(masks.shape[0]):
         threshold = np.uint64(np.ceil(p[k] * np.float32(2**24)))
         kept, dropped = np.float32(1) / (np.float32(1) - p[k]), np.float32(0)
         for b in range(masks.shape[1]):
             row, mask = rows[k, b] << np.uint64(20), masks[k, b]
             for column in range(len(mask)):
-                x = (row + np.uint64(column)) * first + keys[k]
-                x = (x ^ (x >> np.uint64(30))) * second
-                x = (x ^ (x >> np.uint64(27))) * third
-                x = x ^ (x >> np.uint64(31))
+                x = _mix((row + np.uint64(column)) * odd + keys[k])
                 mask[column] = kept if (x & np.uint64(0xFFFFFF)) >= threshold else dropped

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,18 @@ def batches(order: Tensor, batch_size: int) -> list[Tensor]:
     return [batch for batch in order.split(batch_size) if len(batch) > 1]
 
 
+def mix(x: np.ndarray) -> np.ndarray:
+    """Returns 64 random-looking bits for each number, uint64; for numpy and, compiled, for numba.
+
+    Source:
+        SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA
+        2014.
+    """
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 def keep_mask(keys: Tensor, rows: Tensor, width: int, p: Tensor | float) -> Tensor:
     """Returns which units dropout keeps: the same on every device, whatever else is drawn.
 
@@ -46,9 +59,7 @@ def keep_mask(keys: Tensor, rows: Tensor, width: int, p: Tensor | float) -> Tens
     Shape:
         keys (...) and rows (..., B), int64; p broadcasts. Returns (..., B, width), bool.
 
-    Source:
-        The hash is SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
-        generators", OOPSLA 2014.
+    The hash is `mix` of multiples of an odd number: SplitMix64, in torch's signed integers.
     """
     columns = torch.arange(width, device=keys.device)
     x = (rows[..., None] << 20) + columns

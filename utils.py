@@ -65,6 +65,7 @@ class Loaded(NamedTuple):
     input_dims: tuple[int, int, int]  # features of audio, video and text
     sha256: str  # of the bytes that were read, in hexadecimal
     notes: tuple[str, ...]  # what was set to 0 or dropped, and what is odd; to be printed
+    ids: dict[str, list[str]]  # of the splits that have any, an id per example
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -159,7 +160,7 @@ def _load(
     train, valid, test = (
         Split(*map(torch.from_numpy, assembled.arrays[split].values())) for split in SPLITS
     )
-    return Loaded(train, valid, test, assembled.dims, sha256, assembled.notes)
+    return Loaded(train, valid, test, assembled.dims, sha256, assembled.notes, assembled.ids)
 
 
 def total(params: Mapping[str, Sequence[float]]) -> int:

@@ -16,6 +16,7 @@ from data.files import InputError, printable
 from data.pickles import PickleError, UnsafePickle, load_pickle
 
 Arrays = dict[str, dict[str, np.ndarray]]  # by split and modality
+_ID_PARTS = (str, bytes, int, float, np.generic, type(None))
 _FEATURES = tuple(zip(MODALITIES[:3], ROLES[:3], strict=True))
 
 
@@ -24,6 +25,7 @@ class Assembled(NamedTuple):
 
     arrays: Arrays
     notes: tuple[str, ...]  # what was set to 0 or dropped, and what is odd about the data
+    ids: dict[str, list[str]]  # of the splits that have any
 
     @property
     def examples(self) -> tuple[int, ...]:
@@ -83,9 +85,12 @@ def assemble(
     name = f"{path}: {emotion}" if emotion else str(path)
     notes = list(_clean(raw, corpus))
     notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
+    ids = {split: _ids(_member(data, split, path), len(raw[split]["label"])) for split in SPLITS}
+    notes += [f"{split}/id: not one per example: left out" for split in SPLITS if ids[split] == []]
     if max_len is not None:
         _set_length(raw, max_len, corpus)
-    return Assembled(raw, tuple(f"{name}: {note}" for note in notes))
+    found = {split: names for split, names in ids.items() if names}
+    return Assembled(raw, tuple(f"{name}: {note}" for note in notes), found)
 
 
 def assemble_all(path: Path, data: object, corpus: Corpus) -> Assembled:
@@ -108,9 +113,34 @@ def _member(data: object, key: str, path: Path, where: str = "the file") -> obje
     for candidate in (key, key.encode()):
         if candidate in data:
             return data[candidate]
-    names = (k.decode(errors="replace") if isinstance(k, bytes) else str(k) for k in data)
-    found = ", ".join(printable(name[:80]) for name in islice(names, 10))
+    found = ", ".join(printable(_name(key)[:80]) for key in islice(data, 10))
     raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}")
+
+
+def _ids(parts: object, count: int) -> list[str] | None:
+    """Returns a split's ids, none if they don't fit, None if there are none."""
+    assert isinstance(parts, dict)
+    value = parts.get("id", parts.get(b"id"))
+    return None if value is None else ids_of(value, count) or []
+
+
+def ids_of(value: object, count: int) -> list[str] | None:
+    """Returns a printable id per example, None if that is not what a file's value is.
+
+    An example's id may have parts, as video, start and end, which are joined.
+    """
+    if isinstance(value, np.ndarray):
+        value = list(value) if value.ndim else []
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    rows = [row if isinstance(row, list | tuple | np.ndarray) else [row] for row in value]
+    if not all(isinstance(part, _ID_PARTS) for row in rows for part in row):
+        return None
+    return ["_".join(printable(_name(part)) for part in row) for row in rows]
+
+
+def _name(part: object) -> str:
+    return part.decode(errors="replace") if isinstance(part, bytes) else str(part)
 
 
 def _kind(value: object) -> str:

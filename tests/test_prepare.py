@@ -280,6 +280,32 @@ def test_a_script_ends_bad_input_with_one_line_and_status_2(tmp_path: Path) -> N
     assert ended.stderr == f"prepare.py: {tmp_path / 'none.pkl'}: no such file\n"
 
 
+# Ids.
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["a", "b\x1b", 3] * 3, ["a", "b\\x1b", "3"] * 3),
+        (np.array([b"a", b"b", b"c"] * 3), ["a", "b", "c"] * 3),
+        (np.array([["v", b"0.1", None]] * 9, dtype=object), ["v_0.1_None"] * 9),
+        (["a"] * 8, None),
+        ([["a", ["b"]]] * 9, None),
+        (np.array(3), None),
+        ({"a": 1}, None),
+    ],
+)
+def test_ids_are_loaded_where_there_is_one_per_example(
+    ids: object, expected: list[str] | None, tmp_path: Path
+) -> None:
+    data = synthetic(small("mosi", (9, 4, 5)), 1)
+    data[b"train"][b"id"] = ids
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(data))
+    loaded = load_corpus(tmp_path, "mosi")
+    assert loaded.ids == ({"train": expected} if expected else {})
+    assert ("left out" in "".join(loaded.notes)) is (expected is None)
+
+
 # Inspection.
 
 

@@ -12,31 +12,21 @@ the map into its array's bytes without a copy of its line, which is as fast as P
 from __future__ import annotations
 
 import codecs
-import math
 import mmap
 import os
 import pickle
-import re
-import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from data.pickle_parts import LARGE, Dtype, PendingArray, Reader, array_of, text_of
+from data.pickle_parts import PickleError as PickleError
+from data.pickle_parts import UnsafePickle as UnsafePickle
+
 MOST_STEPS = 3_000_000  # the largest data sets around, with lists of names, need 500,000
-LONGEST_NUMBER = 100  # characters
-LARGE = 2**16  # bytes
-_DTYPE = re.compile(r"([biufcSUO])([0-9]{0,9})")
-
-
-class PickleError(ValueError):
-    """The file is no whole pickle, or holds more than numpy arrays and plain containers."""
-
-
-class UnsafePickle(PickleError):
-    """The file names something that could run code."""
 
 
 def load_pickle(file: BinaryIO) -> object:
@@ -67,43 +57,11 @@ class _Global(NamedTuple):
     name: str
 
 
-class _Dtype:
-    """A dtype of numbers, texts or objects; its state sets the byte order."""
-
-    def __init__(self, code: object, *_: object) -> None:
-        text = _text(code)
-        match = _DTYPE.fullmatch(text)
-        if match is None:
-            raise PickleError(f"it holds an array of dtype {text[:20]!r}, not of numbers or text")
-        self.kind = match[1]
-        self.dtype = np.dtype(object if self.kind == "O" else text)
-
-    def build(self, state: object) -> _Dtype:
-        if not isinstance(state, tuple) or len(state) < 8:
-            raise PickleError("a dtype's state is damaged")
-        order, size = _text(state[1]), state[5]
-        if order not in ("<", ">", "|", "="):
-            raise PickleError("a dtype's byte order is damaged")
-        if self.kind in "SU" and size != self.dtype.itemsize:
-            width = _size(size) // (4 if self.kind == "U" else 1)
-            self.dtype = np.dtype(f"{self.kind}{width}")
-        if order in "<>" and self.kind != "O":
-            self.dtype = self.dtype.newbyteorder(order)
-        return self
-
-
-class _Array:
-    """An array that has no contents yet; afterwards, the array by which to replace it."""
-
-    array: np.ndarray | None = None
-
-
-class _Machine:
+class _Machine(Reader):
     """The stack machine. `left` is how many more bytes it may copy out of what it has read."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.at = file, 0
-        self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        super().__init__(file)
         self.stack: list[object] = []
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, object] = {}
@@ -122,38 +80,6 @@ class _Machine:
                 raise PickleError(f"byte {self.at - 1:,} is no instruction that data need")
             step(self)
         raise PickleError(f"it takes more than {MOST_STEPS:,} steps")
-
-    # Reading.
-
-    def take(self, size: int) -> bytes:
-        if size < 0 or size > len(self.data) - self.at:
-            raise PickleError(f"it ends too early, or byte {self.at:,} claims a wrong size")
-        start, self.at = self.at, self.at + size
-        if size < LARGE:
-            return self.data[start : self.at]
-        self.file.seek(start)  # reading what is large beats copying it out of the map
-        contents = self.file.read(size)
-        if len(contents) != size:
-            raise PickleError("it ends too early")
-        return contents
-
-    def sized(self, form: str) -> bytes:
-        """The next bytes, after their number in a form of struct's."""
-        return self.take(self.number(form))
-
-    def number(self, form: str) -> int:
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
-
-    def line(self, longest: int | None = None) -> memoryview:
-        limit = len(self.data) if longest is None else self.at + longest
-        end = self.data.find(b"\n", self.at, limit)
-        if end < 0:
-            raise PickleError(f"it ends too early, or the line at byte {self.at:,} is too long")
-        start, self.at = self.at, end + 1
-        return memoryview(self.data)[start:end]
-
-    def digits(self) -> bytes:
-        return bytes(self.line(LONGEST_NUMBER))
 
     def push(self, value: object) -> None:
         self.stack.append(value)
@@ -195,18 +121,19 @@ class _Machine:
             self.data.madvise(mmap.MADV_DONTNEED, 0, done)  # these pages aren't needed again
 
     def push_global(self) -> None:
-        self.name_global(_text(bytes(self.line(1000))), _text(bytes(self.line(1000))))
+        self.name_global(text_of(bytes(self.line(1000))), text_of(bytes(self.line(1000))))
 
     def push_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.name_global(_text(module), _text(name))
+        self.name_global(text_of(module), text_of(name))
 
     def name_global(self, module: str, name: str) -> None:
-        found = _Global(module.replace("numpy._core", "numpy.core"), name)  # NumPy 2 moved it
-        if found not in _CALLS and found != _NDARRAY:
+        found = _Global(_MOVED.get(module, module), name)
+        if found not in _CALLS and found not in _TYPES:
             raise UnsafePickle(
                 f"it names {module}.{name}, but only numpy arrays and plain containers are read, "
-                "since anything else could run code"
+                "since anything else could run code; save its arrays with numpy.savez, and convert "
+                "those"
             )
         self.stack.append(found)
 
@@ -220,11 +147,11 @@ class _Machine:
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack.pop()
-        if isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
+        if isinstance(target, PendingArray) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, contents = state
             target.array = self.make_array(contents, dtype, shape, "F" if fortran else "C")
             self.stack.append(target.array)
-        elif isinstance(target, _Dtype):
+        elif isinstance(target, Dtype):
             self.stack.append(target.build(state))
         else:
             raise PickleError("it sets the state of what is neither an array nor a dtype")
@@ -234,7 +161,7 @@ class _Machine:
 
     def get(self, key: int) -> None:
         value = self.memo[key]
-        if isinstance(value, _Array) and value.array is not None:
+        if isinstance(value, PendingArray) and value.array is not None:
             value = value.array
         self.stack.append(value)
 
@@ -245,7 +172,9 @@ class _Machine:
         target.extend(items)
 
     def fill(self, items: list[object]) -> None:
-        target = self.stack[-1]
+        self.fill_dict(self.stack[-1], items)
+
+    def fill_dict(self, target: object, items: list[object]) -> None:
         if not isinstance(target, dict):
             raise PickleError("it sets an item of what is no dict")
         for key, value in zip(islice(items, 0, None, 2), islice(items, 1, None, 2), strict=True):
@@ -254,65 +183,50 @@ class _Machine:
                 raise PickleError("a dict's key is neither text nor a small whole number")
             target[key] = value
 
-    def make_dict(self, items: list[object]) -> None:
-        self.push({})
-        self.fill(items)
-
     # What a call makes.
 
-    def make_array(
-        self, contents: object, dtype: object, shape: object, order: object
-    ) -> np.ndarray:
-        if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
-            raise PickleError("an array's state is damaged")
-        count = math.prod(map(_size, shape))
-        if dtype.kind == "O":
-            if not isinstance(contents, list) or len(contents) != count:
-                raise PickleError("an array's contents don't fit its shape")
-            self.charge(8 * count)
-            array = np.empty(count, dtype=object)
-            for index, item in enumerate(contents):
-                array[index] = item
-        else:
-            if not isinstance(contents, bytes) or len(contents) != count * dtype.dtype.itemsize:
-                raise PickleError("an array's contents don't fit its shape")
-            array = np.frombuffer(contents, dtype.dtype) if contents else np.empty(0, dtype.dtype)
-        return array.reshape(shape, order="F" if _text(order) == "F" else "C")
+    def make_array(self, contents: object, *parts: object) -> np.ndarray:
+        self.charge(8 * len(contents) if isinstance(contents, list) else 0)
+        return array_of(contents, *parts)
 
     def make_scalar(self, dtype: object, contents: object) -> object:
         self.charge(len(contents) if isinstance(contents, bytes) else 0)
         return self.make_array(contents, dtype, (1,), "C")[0]
 
+    def make_dict(self, pairs: Sequence[list[object]] = ()) -> dict[object, object]:
+        """An OrderedDict, which Python 2 writes with lists of key and value, Python 3 empty."""
+        made: dict[object, object] = {}
+        self.charge(8 * len(pairs))
+        for pair in pairs:
+            self.fill_dict(made, pair)
+        return made
+
     def encode(self, text: object, encoding: object) -> bytes:
         """How Python 3 writes bytes up to protocol 2."""
-        if not isinstance(text, str) or _text(encoding) != "latin1":
+        if not isinstance(text, str) or text_of(encoding) != "latin1":
             raise PickleError("bytes are damaged")
         self.charge(len(text))
         return text.encode("latin-1")
 
 
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("ascii")
-    if not isinstance(value, str):
-        raise PickleError(f"it has a {type(value).__name__} in the place of a text")
-    return value
-
-
-def _size(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value < 2**48:
-        raise PickleError("an array's size is damaged")
-    return value
-
-
-_NDARRAY = _Global("numpy", "ndarray")
+_MOVED = {  # Python 3 and NumPy 2 did
+    "__builtin__": "builtins",
+    "numpy._core.multiarray": "numpy.core.multiarray",
+    "numpy._core.numeric": "numpy.core.numeric",
+}
+_TYPES = {  # may be named, but not called
+    _Global("numpy", "ndarray"),
+    *(_Global("builtins", name) for name in ("dict", "list", "int", "float", "str")),
+}
 _CALLS: dict[_Global, Callable[..., object]] = {
-    _Global("numpy", "dtype"): lambda machine, *arguments: _Dtype(*arguments),
-    _Global("numpy.core.multiarray", "_reconstruct"): lambda machine, *arguments: _Array(),
+    _Global("numpy", "dtype"): lambda machine, *arguments: Dtype(*arguments),
+    _Global("numpy.core.multiarray", "_reconstruct"): lambda machine, *arguments: PendingArray(),
     _Global("numpy.core.multiarray", "scalar"): _Machine.make_scalar,
     _Global("numpy.core.numeric", "_frombuffer"): _Machine.make_array,
     _Global("_codecs", "encode"): _Machine.encode,
-    _Global("__builtin__", "bytes"): lambda machine: b"",  # likewise, if there are none
+    _Global("builtins", "bytes"): lambda machine: b"",  # likewise, if there are none
+    _Global("collections", "OrderedDict"): _Machine.make_dict,
+    _Global("collections", "defaultdict"): lambda machine, *factory: {},
 }
 
 
@@ -350,7 +264,7 @@ _STEPS: dict[bytes, Callable[[_Machine], object]] = {
     pickle.EMPTY_DICT: lambda m: m.push({}),
     pickle.EMPTY_TUPLE: lambda m: m.push(()),
     pickle.LIST: lambda m: m.push(m.since_mark()),
-    pickle.DICT: lambda m: m.make_dict(m.since_mark()),
+    pickle.DICT: lambda m: m.push(m.make_dict([m.since_mark()])),
     pickle.TUPLE: lambda m: m.push(tuple(m.since_mark())),
     pickle.TUPLE1: lambda m: m.push(tuple(m.last(1))),
     pickle.TUPLE2: lambda m: m.push(tuple(m.last(2))),

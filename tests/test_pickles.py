@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,21 @@ def test_every_protocol_gives_what_python_gives(protocol: int, tmp_path: Path) -
         1: {b"key": "v" * 300},
     }
     assert_same(loaded(pickle.dumps(data, protocol), tmp_path), data)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", [OrderedDict, partial(defaultdict, dict), partial(defaultdict)])
+def test_kinds_of_dicts_are_dicts(kind: Callable[..., dict], protocol: int, tmp_path: Path) -> None:
+    data = kind(train=kind(audio=np.ones(2)), valid=kind())
+    assert_same(
+        loaded(pickle.dumps(data, protocol), tmp_path),
+        {"train": {"audio": np.ones(2)}, "valid": {}},
+    )
+
+
+def test_an_ordered_dict_of_python_2_is_a_dict(tmp_path: Path) -> None:
+    content = b"ccollections\nOrderedDict\n((l(lS'a'\naI1\naa(lS'b'\naI2\naatR."
+    assert loaded(content, tmp_path) == {b"a": 1, b"b": 2}
 
 
 def test_an_array_that_is_named_twice_is_one_array(tmp_path: Path) -> None:
@@ -131,6 +148,8 @@ DTYPE = b"cnumpy\ndtype\n(S'%s'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
         (b"cnumpy\ndtype\n}S'__call__'\nNsb.", "sets the state"),
         (b"cnumpy\nndarray\n(I1000000000000\ntR.", "it calls numpy.ndarray"),
         (b"S'\\xg1'\n.", "escape"),
+        (b"ccollections\nOrderedDict\n(I1\ntR.", "TypeError"),
+        (b"cbuiltins\ndict\n)R.", "it calls builtins.dict"),
         (b"", "empty"),
         (b"(lp0", "too early"),
     ],

@@ -18,7 +18,7 @@ from search.experiment import Experiment
 from search.options import parser, read_options, run_script
 from search.search import search
 from training.result import Data, Scored, Task
-from utils import EMOTIONS, InputError, accuracy, binary_f1, weighted_f1
+from utils import EMOTIONS, InputError, accuracy, binary_f1, require_emotions, weighted_f1
 
 GRID = {
     "audio_hidden": [4, 8, 16, 32],
@@ -85,6 +85,8 @@ def main(options: Mapping[str, object] | None = None) -> list[Path]:
     read = read_options(flags, options)
     if read.emotion not in (*EMOTIONS, "all"):
         raise InputError(f"--emotion: expected {', '.join(EMOTIONS)} or all, got {read.emotion!r}")
+    if read.emotion == "all":
+        require_emotions(read.data_path)
     emotions = EMOTIONS if read.emotion == "all" else (read.emotion,)
     return [search(EXPERIMENT, read, emotion) for emotion in emotions]
 

@@ -20,11 +20,12 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.assembly import assemble, read_pickle
+from data.assembly import assemble, emotions_in, read_pickle
 from data.corpora import CORPORA, SPLITS
 from data.files import InputError as InputError
 from data.files import checksum, opened_unchanged
 from data.files import printable as printable
+from data.kinds import SUFFIXES, quoted
 
 EMOTIONS = CORPORA["iemocap"].emotions
 
@@ -137,6 +138,17 @@ def _load_and_print(
     return loaded[:4]
 
 
+def require_emotions(data_path: str | PathLike[str]) -> None:
+    """Raises InputError unless iemocap.pkl has all emotions."""
+    path, data, _ = _read(data_path, "iemocap", lambda file: "")
+    present = emotions_in(data, CORPORA["iemocap"])
+    if 0 < len(present) < len(EMOTIONS):
+        raise InputError(
+            f"{path}: expected {', '.join(EMOTIONS)} for --emotion all, got {', '.join(present)} "
+            f"alone; train them one by one: --emotion {present[0]}"
+        )
+
+
 def _load(
     data_path: str | PathLike[str],
     name: str,
@@ -144,23 +156,40 @@ def _load(
     emotion: str | None,
     digest: Callable[[BinaryIO], str],  # takes as long as reading does: for whoever needs it
 ) -> Loaded:
-    if os.path.isfile(data_path):
-        raise InputError(
-            f"{data_path}: expected the folder that holds {name}.pkl, got a file; name its folder, "
-            f"{Path(data_path).parent}"
-        )
-    path = Path(data_path) / f"{name}.pkl"
-    missing = (
-        "no such file; put the pickle there, name its folder with --data_path, or make synthetic "
-        f"data: python data/prepare.py synthetic {name}"
-    )
-    with opened_unchanged(path, missing) as file:
-        data, sha256 = read_pickle(path, file), digest(file)
+    path, data, sha256 = _read(data_path, name, digest)
     assembled = assemble(path, data, CORPORA[name], max_len, emotion)
     train, valid, test = (
         Split(*map(torch.from_numpy, assembled.arrays[split].values())) for split in SPLITS
     )
     return Loaded(train, valid, test, assembled.dims, sha256, assembled.notes, assembled.ids)
+
+
+def _read(
+    data_path: str | PathLike[str], name: str, digest: Callable[[BinaryIO], str]
+) -> tuple[Path, object, str]:
+    """Returns a data set's path, what its pickle holds, and its digest."""
+    if os.path.isfile(data_path):
+        raise InputError(
+            f"{data_path}: expected the folder that holds {name}.pkl, got a file; name its folder: "
+            f"--data_path {quoted(Path(data_path).parent)}"
+        )
+    path = Path(data_path) / f"{name}.pkl"
+    with opened_unchanged(path, f"no such file; {_how_to_get(path)}") as file:
+        return path, read_pickle(path, file), digest(file)
+
+
+def _how_to_get(path: Path) -> str:
+    others = [f for f in sorted(path.parent.glob("*")) if f.suffix in SUFFIXES]
+    others = [f for f in others if path.stem in f.name and f.name != path.name]
+    if others:
+        return (
+            "if the data set is in a file beside it, convert that: python data/prepare.py convert "
+            f"{quoted(others[0])} --to {path.stem} -o {quoted(path.parent)}"
+        )
+    return (
+        "put the pickle there, name its folder with --data_path, or make synthetic data: "
+        f"python data/prepare.py synthetic {path.stem}"
+    )
 
 
 def total(params: Mapping[str, Sequence[float]]) -> int:

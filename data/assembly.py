@@ -13,6 +13,7 @@ import numpy as np
 from data.checks import label_notes, refuse_token_numbers
 from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
 from data.files import InputError, printable
+from data.kinds import refusal
 from data.pickles import PickleError, UnsafePickle, load_pickle
 
 Arrays = dict[str, dict[str, np.ndarray]]  # by split and modality
@@ -52,10 +53,7 @@ def read_pickle(path: Path, file: BinaryIO) -> object:
     except UnsafePickle as error:
         raise InputError(f"{path}: {printable(str(error))}") from None
     except PickleError as error:
-        raise InputError(
-            f"{path}: expected a whole pickle, got a damaged or other file "
-            f"({printable(str(error))}); compare its size and checksum with data/README.md"
-        ) from None
+        raise refusal(path, file, "a whole pickle", str(error)) from None
 
 
 def assemble(
@@ -99,10 +97,20 @@ def assemble_all(path: Path, data: object, corpus: Corpus) -> Assembled:
     Raises:
         InputError: The contents are no such data, for one of the emotions.
     """
-    *others, last = corpus.emotions or (None,)
+    present = emotions_in(data, corpus)
+    absent = set(corpus.emotions) - set(present)
+    *others, last = present or corpus.emotions or (None,)
     notes = [n for name in others for n in assemble(path, data, corpus, emotion=name).notes]
+    if absent and present:
+        notes.append(f"{path}: only for --emotion {' or '.join(present)}: it has no others")
     assembled = assemble(path, data, corpus, emotion=last)
     return assembled._replace(notes=(*notes, *assembled.notes))
+
+
+def emotions_in(data: object, corpus: Corpus) -> list[str]:
+    """Returns which of a data set's emotions a pickle's contents have."""
+    keys = data if isinstance(data, dict) else ()
+    return [name for name in corpus.emotions if name in keys or name.encode() in keys]
 
 
 def _member(data: object, key: str, path: Path, where: str = "the file") -> object:
@@ -165,7 +173,7 @@ def _array(path: Path, data: object, split: str, modality: str) -> np.ndarray:
 
 def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
     for split, arrays in raw.items():
-        counts = {modality: len(array) for modality, array in arrays.items()}
+        counts = {f"{split}/{modality}": len(array) for modality, array in arrays.items()}
         if len(set(counts.values())) > 1:
             raise InputError(f"{path}: expected equally many examples in {split}, got {counts}")
         for modality, array in arrays.items():
@@ -188,10 +196,10 @@ def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
         if bad := int((~np.isfinite(label)).any(axis=1).sum()):
             raise InputError(
                 f"{path}: expected finite labels in single precision, got NaN or inf in {bad} of "
-                f"{split}'s; remove those examples"
+                f"{split}/label; remove those examples"
             )
         if corpus.emotions and not (np.isin(label, (0, 1)).all() and (label.sum(1) == 1).all()):
-            raise InputError(f"{path}: expected one-hot labels in {split}, got other values")
+            raise InputError(f"{path}: expected one-hot labels in {split}/label, got others")
 
 
 def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:

@@ -4,122 +4,170 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from data.assembly import Arrays, assemble_all, padded_in_front
+from data.assembly import Arrays, assemble_all, ids_of, padded_in_front
 from data.checks import refuse_token_numbers
 from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
+from data.embedding import with_vectors, words_of
 from data.files import InputError, make_folder, write_atomically
-from data.formats import LAYOUTS, MULT_EMOTIONS, Found
+from data.layouts import (
+    LAYOUTS,
+    MULT_EMOTIONS,
+    SDK_EMOTIONS,
+    Found,
+    Part,
+    is_native,
+    lacking,
+    padded,
+    shape_of,
+)
 
 Notes = list[str]
 
 
-@np.errstate(all="ignore")  # NaN and infinite values are counted and set to 0
-def convert(found: Found, corpus: Corpus, average: str, scale: str) -> tuple[object, Notes]:
-    """Returns a data set as the train scripts read it, and what was done to get there.
+class Choices(NamedTuple):
+    """How a data set is to be converted."""
 
-    Audio and video become their averages over "all" steps, padding included as in the release, or
-    over the "words" alone. scale "max" divides each of their features by its largest magnitude in
-    train.
+    average: str = "all"  # steps, padding included as in the release; or "words" alone
+    scale: str = "none"  # "max": each audio and video feature by its largest magnitude in train
+    embedding: Path | None = None  # word vectors for texts that are words
+
+
+@np.errstate(all="ignore")  # NaN and infinite values are counted and set to 0
+def convert(found: Found, corpus: Corpus, choices: Choices) -> tuple[object, Notes]:
+    """Returns a data set as the train scripts read it, and what was done to get there.
 
     Raises:
         InputError: The file's layout is unknown, its labels belong to another corpus, or a train
             script would refuse what came of it.
     """
     if found.layout not in LAYOUTS:
+        raise InputError(f"{found.path}: {lacking(found)}")
+    if is_usable(found, corpus):
         raise InputError(
-            f"{found.path}: expected a known layout, got {', '.join(list(found.values)[:8])}; "
-            "see data/README.md for those that are known, named arrays among them"
+            f"{found.path}: expected another layout, got one that train_{corpus.name}.py takes"
         )
-    if found.layout == "release":
-        raise InputError(f"{found.path}: expected another layout, got the release's already")
-    notes: Notes = [f"layout: {LAYOUTS[found.layout].title}"]
+    notes: Notes = [f"layout: {found.title}"]
+    if choices.embedding:
+        found = with_vectors(found, choices.embedding, notes)
     features: Arrays = {}
     for split in SPLITS:
-        text = text_of(found, split)
+        text = text_of(found, split, corpus.padded_in_front)
         audio, video = (
-            _utterance(found, split, role, average, notes) for role in ("audio", "video")
+            _utterance(found, split, role, choices.average, notes) for role in ("audio", "video")
         )
         features[split] = {"covarep": audio, "facet": video, "glove": text}
-    if scale == "max":
+    if choices.scale == "max":
         _scale(features, notes)
+    ids = {split: _ids(found, split, len(features[split]["glove"])) for split in SPLITS}
+    notes += [f"{split}: ids kept, as {names[0]!r}" for split, names in ids.items() if names]
     sets = {
         emotion.encode(): {
             split.encode(): {
-                key.encode(): value for key, value in {**parts, "label": label[split]}.items()
+                **{key.encode(): array for key, array in parts.items()},
+                b"label": label[split],
+                **({b"id": ids[split]} if ids[split] else {}),
             }
             for split, parts in features.items()
         }
         for emotion, label in labels_of(found, corpus, notes).items()
     }
     data = sets if corpus.emotions else sets[b""]
-    notes += assemble_all(found.path, data, corpus).notes
+    try:
+        notes += assemble_all(found.path, data, corpus).notes
+    except InputError as error:
+        raise InputError(_in_names_of(found, str(error))) from None
     notes += _differences(corpus, features)
     return data, notes
 
 
-def _part(found: Found, split: str, role: str) -> np.ndarray:
-    """Returns an array that has examples, as wide as train's."""
-    array, train = found.part(split, role), found.part("train", role)
-    if array.ndim == 0 or 0 in array.shape:
-        raise InputError(
-            f"{found.path}: expected examples in {split}'s {role}, got shape {array.shape}"
-        )
+def is_usable(found: Found, corpus: Corpus) -> bool:
+    """Returns whether a train script takes a file's contents as they are."""
+    try:
+        return is_native(found) and bool(assemble_all(found.path, found.data, corpus))
+    except InputError:
+        return False
+
+
+def _in_names_of(found: Found, error: str) -> str:
+    for split, (role, key) in product(SPLITS, zip(ROLES, MODALITIES, strict=True)):
+        error = error.replace(f"{split}/{key}", found.where(split, role))
+    return error
+
+
+def _ids(found: Found, split: str, count: int) -> list[str] | None:
+    where = found.places.get((found.emotions[0], split, "id"))
+    return ids_of(found.values[where], count) if where else None
+
+
+def _part(found: Found, split: str, role: str) -> Part:
+    """Returns numbers that have examples, as wide as train's."""
+    part, where = found.part(split, role), found.where(split, role)
+    shape, train = shape_of(part), shape_of(found.part("train", role))
+    if not shape or 0 in shape:
+        raise InputError(f"{found.path}: expected examples in {where}, got shape {shape}")
     whole = slice(1, None) if role == "label" else slice(-1, None)  # steps may differ
-    if array.ndim != train.ndim or array.shape[whole] != train.shape[whole]:
-        raise InputError(
-            f"{found.path}: expected {split}'s {role} to be as in train, {train.shape}, got "
-            f"{array.shape}"
-        )
-    return array
+    if len(shape) != len(train) or shape[whole] != train[whole]:
+        raise InputError(f"{found.path}: expected {where} to be as in train, {train}, got {shape}")
+    return part
 
 
-def text_of(found: Found, split: str) -> np.ndarray:
-    """Returns a split's text (N, T, D).
+def text_of(found: Found, split: str, in_front: bool) -> np.ndarray:
+    """Returns a split's text (N, T, D), padded with zeros where its sequences are short.
 
     Raises:
-        InputError: It is of another shape, or holds token numbers.
+        InputError: It is of another shape, or holds words or token numbers.
     """
-    text = _part(found, split, "text")
-    refuse_token_numbers(f"{found.path}: {split}'s text", text)
+    where = found.where(split, "text")
+    if words_of(found.values[where]):
+        raise InputError(
+            f"{found.path}: expected word vectors (N, T, D) in {where}, got words; give their "
+            "vectors, as convert's --embedding glove.840B.300d.txt"
+        )
+    lengths = [shape_of(found.part(each, "text"))[1:2] for each in SPLITS]
+    text = padded(_part(found, split, "text"), max(lengths, default=(0,))[0], in_front)
+    refuse_token_numbers(f"{found.path}: {where}", text)
     if text.ndim != 3:
         raise InputError(
-            f"{found.path}: expected {split}'s text to be word vectors (N, T, D), got {text.shape}"
+            f"{found.path}: expected {where} to be word vectors (N, T, D), got {text.shape}"
         )
     return text
 
 
 def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) -> np.ndarray:
     """Returns features (N, D): those of the file, or the means of its (N, T, D)."""
-    steps = _part(found, split, role)
-    if steps.ndim == 2:
-        notes.append(f"{split} {role}: {steps.shape} kept: one vector per example already")
+    steps, where = _part(found, split, role), found.where(split, role)
+    shape = shape_of(steps)
+    if len(shape) == 2 and isinstance(steps, np.ndarray):
+        notes.append(f"{where}: {shape} kept: one vector per example already")
         return steps
-    if steps.ndim != 3:
-        raise InputError(
-            f"{found.path}: expected {split}'s {role} to be (N, T, D) or (N, D), got {steps.shape}"
-        )
-    kept = _words(found, split, role) if average == "words" else np.ones(steps.shape[:2], bool)
-    means, bad = np.empty((len(steps), steps.shape[2])), 0
+    if len(shape) != 3:
+        raise InputError(f"{found.path}: expected {where} to be (N, T, D) or (N, D), got {shape}")
+    kept, over = [np.ones(len(example), bool) for example in steps], "all steps, padding included"
+    if not isinstance(steps, np.ndarray):
+        over = "each one's own steps"
+    elif average == "words":
+        kept, over = _words(found, split, role, steps), "the words"
+    means, bad = np.empty((shape[0], shape[2])), 0
     for i, example in enumerate(steps):
         values = example.astype(np.float64)
         bad += int((~np.isfinite(values)).sum())
         np.nan_to_num(values, copy=False, nan=0, posinf=0, neginf=0)
         means[i] = values[kept[i]].sum(axis=0) / max(1, kept[i].sum())
-    over = "the words" if average == "words" else "all steps, padding included"
-    notes.append(f"{split} {role}: {steps.shape} averaged over {over}")
+    notes.append(f"{where}: {shape} averaged over {over}")
     if bad:
-        notes.append(f"{split} {role}: {bad} NaN or infinite values set to 0 before")
+        notes.append(f"{where}: {bad} NaN or infinite values set to 0 before")
     return means
 
 
-def _words(found: Found, split: str, role: str) -> np.ndarray:
+def _words(found: Found, split: str, role: str, steps: np.ndarray) -> np.ndarray:
     """Returns which steps are no padding, (N, T): by the text if it is aligned, else by itself."""
-    steps, text = found.part(split, role), found.part(split, "text")
-    where = f"{split}/{'audio' if role == 'audio' else 'vision'}_lengths"
+    where = f"{found.where(split, role)}_lengths"
     if where in found.values:
         try:
             lengths = np.asarray(found.values[where], dtype=np.float64)
@@ -128,7 +176,8 @@ def _words(found: Found, split: str, role: str) -> np.ndarray:
         if lengths.shape != (len(steps),) or not np.isfinite(lengths).all():
             raise InputError(f"{found.path}: expected a number per example in {where}")
         return np.arange(steps.shape[1]) < lengths[:, None]
-    aligned = text.shape[:2] == steps.shape[:2]
+    text = found.part(split, "text")
+    aligned = isinstance(text, np.ndarray) and text.shape[:2] == steps.shape[:2]
     return np.any(text if aligned else steps, axis=2)
 
 
@@ -149,15 +198,18 @@ def labels_of(found: Found, corpus: Corpus, notes: Notes) -> dict[str, dict[str,
     Raises:
         InputError: They belong to another data set.
     """
-    raw = {split: _part(found, split, "label") for split in SPLITS}
+    raw: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        _part(found, split, "label")  # checked
+        raw[split] = found.label(split)
     shape = raw["train"].shape
     if corpus.emotions:
-        if shape[1:] != (len(MULT_EMOTIONS), 2) or not set(corpus.emotions) <= set(MULT_EMOTIONS):
-            raise _other_labels(found, "(N, 4, 2), neutral, happy, sad and angry", shape)
-        notes.append(f"labels {shape}: split into {', '.join(MULT_EMOTIONS)}")
+        notes.append(f"labels {shape}: split into emotions")
+        by_emotion = {split: _emotions(found, split, label) for split, label in raw.items()}
+        present = [emotion for emotion in corpus.emotions if emotion in by_emotion["train"]]
         return {
-            emotion: {split: raw[split][:, MULT_EMOTIONS.index(emotion)] for split in SPLITS}
-            for emotion in corpus.emotions
+            emotion: {split: labels[emotion] for split, labels in by_emotion.items()}
+            for emotion in present
         }
     flat = {split: label.reshape(len(label), -1) for split, label in raw.items()}
     columns = flat["train"].shape[1]
@@ -169,6 +221,23 @@ def labels_of(found: Found, corpus: Corpus, notes: Notes) -> dict[str, dict[str,
         notes.append(corpus.extra_note)
         flat = {split: corpus.without_extra(label) for split, label in flat.items()}
     return {"": flat}
+
+
+def _emotions(found: Found, split: str, label: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns one-hot labels (N, 2), [present, absent], by emotion."""
+    if found.emotions != ("",):
+        return {emotion: found.label(split, emotion) for emotion in found.emotions}
+    if label.shape[1:] == (len(MULT_EMOTIONS), 2):
+        return {emotion: label[:, column] for column, emotion in enumerate(MULT_EMOTIONS)}
+    names = SDK_EMOTIONS.get(label.shape[1] if label.ndim == 2 else 0)
+    if names is None:
+        columns = ", ".join(f"(N, {count})" for count in SDK_EMOTIONS)
+        raise _other_labels(found, f"{columns}, or (N, 4, 2) of four emotions", label.shape)
+    present = label > 0
+    return {
+        emotion: np.stack([present[:, column], ~present[:, column]], axis=1).astype(np.float64)
+        for column, emotion in enumerate(names)
+    }
 
 
 def _other_labels(found: Found, expected: str, shape: tuple[int, ...]) -> InputError:

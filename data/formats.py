@@ -1,12 +1,15 @@
-"""Reads data files of the layouts in which the corpora circulate, and says which layout it is.
+"""Reads data files of all formats: pickles, numpy's, HDF5, torch's; layouts.py says what is what.
 
-Nothing in a file is ever run: pickles go through pickles.py, .npz and .npy without objects, and
-HDF5 through a process of its own (hdf5.py), since a damaged file can crash its library.
+Nothing in a file is ever run: pickles go through pickles.py, .npz and .npy without objects, torch's
+without classes, and HDF5 through a process of its own (hdf5.py), since a damaged file can crash its
+library.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -15,103 +18,46 @@ import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from data import hdf5
 from data.assembly import read_pickle
-from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS
 from data.files import InputError, opened_unchanged, printable
 from data.hdf5 import MOST_ARRAYS, MOST_INFLATED
+from data.kinds import SUFFIXES, TORCH, damage, refusal, zip_members
+from data.layouts import Found, Values, find, split_examples
 
 MOST_DEPTH = 4  # emotion, split, modality, and one to spare
-SUFFIXES = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".csd")
 SECONDS = 600  # the longest that reading an HDF5 file may take
-MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")  # their order in MulT's labels (N, 4, 2)
-
-Values = np.ndarray | list  # what a file holds: an array, or a list of names or sentences
-
-
-class Layout(NamedTuple):
-    """How a family of files names the four roles of an example's parts."""
-
-    title: str
-    keys: tuple[str, ...]  # of audio, video, text and label
-    path: str = "{split}/{key}"
-
-
-LAYOUTS = {
-    "release": Layout("as the train scripts read it", MODALITIES),
-    "mmsa": Layout("MMSA pickle", ("audio", "vision", "text", "regression_labels")),
-    "mult": Layout("MulT / MultiBench pickle", ("audio", "vision", "text", "labels")),
-    "mfn": Layout("MFN folder of .h5 files", ("audio", "video", "text", "y"), "{key}_{split}"),
-    "arrays": Layout("named arrays", ("audio", "video", "text", "label"), "{split}_{key}"),
-}
-
-
-class Found(NamedTuple):
-    """What a file or folder holds."""
-
-    path: Path
-    data: object  # everything, in nested dicts if a pickle has them
-    values: dict[str, Values]  # the arrays and lists, by their paths, as "train/covarep"
-    layout: str | None  # of LAYOUTS; "sequence": a computational sequence (.csd); None: unknown
-    emotions: tuple[str, ...]  # the outer keys of a pickle that has any, else one empty name
-
-    @property
-    def title(self) -> str:
-        """The layout's, for people."""
-        if self.layout == "sequence":
-            return "computational sequence of the CMU-MultimodalSDK"
-        return LAYOUTS[self.layout].title if self.layout else "unknown"
-
-    def part(self, split: str, role: str, emotion: str = "") -> np.ndarray:
-        """Returns the array of a role (audio, video, text or label) in a split."""
-        assert self.layout in LAYOUTS
-        layout = LAYOUTS[self.layout]
-        where = layout.path.format(split=split, key=layout.keys[ROLES.index(role)])
-        value = self.values[f"{emotion}/{where}" if emotion else where]
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-            raise InputError(f"{self.path}: expected {where} to be a numeric array")
-        return value
 
 
 def read(path: Path) -> Found:
-    """Returns what a data file, or a folder of .h5 or .npy files, holds.
+    """Returns what a data file holds, or a folder of them with an array or a split each.
 
     Raises:
         InputError: It is missing, damaged, unsafe, or of no known format.
     """
     if path.is_dir():
-        return _found(path, dict(_folder(path)))
+        files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and f.suffix != ".csd")
+        if len(files) != 1:
+            return find(path, None, dict(_folder(path, files)))
+        (path,) = files
     with opened_unchanged(path) as file:
         return read_open(path, file)
 
 
 def read_open(path: Path, file: BinaryIO) -> Found:
     """Returns what an open data file holds, as `read` does."""
-    return _found(path, _contents(path, file))
+    data = _contents(path, file)
+    return find(path, data, dict(_flat(path, data)))
 
 
-def _found(path: Path, data: object) -> Found:
-    values = dict(_flat(path, data))
-    with_emotions = [corpus.emotions for corpus in CORPORA.values() if corpus.emotions]
-    for name, layout in LAYOUTS.items():
-        paths = [layout.path.format(split=s, key=key) for s in SPLITS for key in layout.keys]
-        for emotions in [("",), *with_emotions] if name == "release" else [("",)]:
-            if all(f"{outer}/{p}".lstrip("/") in values for outer in emotions for p in paths):
-                return Found(path, data, values, name, emotions)
-    features = [p for p in values if p.endswith("/features")]
-    is_sequence = features and len(features) * 2 >= len(values)
-    return Found(path, data, values, "sequence" if is_sequence else None, ("",))
-
-
-def _folder(path: Path) -> Iterator[tuple[str, Values]]:
-    files = sorted(f for f in path.iterdir() if f.suffix in (".h5", ".hdf5", ".npy"))
+def _folder(path: Path, files: list[Path]) -> Iterator[tuple[str, Values]]:
     if not files:
-        raise InputError(f"{path}: expected a folder of .h5 or .npy files, found none in it")
+        raise InputError(f"{path}: expected a folder of data files, found none in it")
     if len(files) > MOST_ARRAYS:
         raise InputError(f"{path}: expected at most {MOST_ARRAYS} files, found {len(files)}")
     for file in files:
@@ -123,17 +69,21 @@ def _folder(path: Path) -> Iterator[tuple[str, Values]]:
 
 def _contents(path: Path, file: BinaryIO) -> object:
     """Returns what a file holds, whose format is told by its first bytes."""
-    start = file.read(8)
+    start = file.read(len(TORCH))
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if start.startswith(b"\x89HDF"):
         return _h5(path, file)
-    if start.startswith(b"PK"):
+    names = zip_members(file) if start.startswith(b"PK") else []
+    if any(name.endswith(".npy") for name in names):
         return dict(_npz(path, file, size))
+    if start == TORCH or any(name.endswith("/data.pkl") for name in names):
+        return _torch(path, file)
     if start.startswith(b"\x93NUMPY"):
-        return _npy(path, file, size)
-    if path.suffix in (".h5", ".hdf5", ".csd", ".npz", ".npy"):
-        raise InputError(f"{path}: expected a {path.suffix} file, got a damaged or other file")
+        with _whole(path, file, "whole numpy arrays"):
+            return _npy(path, file, size)
+    if path.suffix in SUFFIXES and path.suffix not in (".pkl", ".pickle"):
+        raise refusal(path, file, f"a {path.suffix} file", "its first bytes are not of one")
     return read_pickle(path, file)
 
 
@@ -145,6 +95,8 @@ def _flat(path: Path, data: object) -> Iterator[tuple[str, Values]]:
             raise InputError(f"{path}: expected arrays in a few nested dicts, got far more")
         if isinstance(value, dict):
             pending += [((*keys, _name(key)), inner) for key, inner in value.items()]
+        elif (parts := split_examples(value)) is not None:
+            pending += [((*keys, name), column) for name, column in parts.items()]
         elif isinstance(value, (np.ndarray, list)):
             yield "/".join(keys) or "data", value
 
@@ -154,42 +106,72 @@ def _name(key: object) -> str:
     return printable(text[:80]).encode("ascii", "backslashreplace").decode()[:80]
 
 
-def _npz(path: Path, file: BinaryIO, size: int) -> Iterator[tuple[str, Values]]:
+@contextlib.contextmanager
+def _whole(path: Path, file: BinaryIO, expected: str) -> Iterator[None]:
+    """Turns whatever a damaged file makes a reader raise into an InputError."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            inflated = sum(entry.file_size for entry in entries)
-            if len(entries) > MOST_ARRAYS or inflated > MOST_INFLATED * size:
-                raise InputError(f"{path}: expected a few arrays, got far more than its size holds")
-            for entry in entries:
-                with archive.open(entry) as member:
-                    name = _name(entry.filename.removesuffix(".npy"))
-                    yield name, _npy(path, member, entry.file_size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
     except InputError:
         raise
-    except Exception as error:  # a damaged archive can make the reader raise anything
-        raise InputError(
-            f"{path}: expected a whole .npz file, got a damaged one "
-            f"({type(error).__name__}: {printable(str(error))})"
-        ) from None
+    except Exception as error:
+        raise damage(path, file, expected, f"{type(error).__name__}: {error}"[:200]) from None
 
 
-def _npy(path: Path, file: IO[bytes], size: int) -> np.ndarray:
+def _npz(path: Path, file: BinaryIO, size: int) -> Iterator[tuple[str, Values]]:
+    with _whole(path, file, "a whole .npz file"), zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        inflated = sum(entry.file_size for entry in entries)
+        if len(entries) > MOST_ARRAYS or inflated > MOST_INFLATED * size:
+            raise InputError(f"{path}: expected a few arrays, got far more than its size holds")
+        for entry in entries:
+            with archive.open(entry) as member:
+                name = _name(entry.filename.removesuffix(".npy"))
+                yield name, _npy(path, member, entry.file_size, name)
+
+
+def _npy(path: Path, file: IO[bytes], size: int, name: str = "it") -> np.ndarray:
     """Reads an array without objects; its size is checked before anything is allocated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    version = npy.read_magic(file)
+    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = reader(file)
+    if dtype.kind not in "fiubSU":
+        raise InputError(
+            f"{path}: expected numbers or text, but {name} is an array of {dtype}, which could run "
+            f"code; save its numbers: numpy.savez(..., {name}=numpy.stack(...))"
+        )
+    contents = file.read(size)
+    return np.frombuffer(contents, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _torch(path: Path, file: BinaryIO) -> object:
+    """Reads tensors that torch.save wrote, by torch's own reader of weights, which runs no code."""
+    import torch  # not needed otherwise
+
+    made: dict[int, object] = {}  # by id, since a list may lie in another many times
+
+    def arrays(value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            if value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError("a tensor claims more than the file holds")
+            return value.detach().numpy()
+        if id(value) not in made and isinstance(value, dict):
+            made[id(value)] = {key: arrays(inner) for key, inner in value.items()}
+        elif id(value) not in made and isinstance(value, list | tuple):
+            made[id(value)] = list(map(arrays, value))
+        return made.get(id(value), value)
+
+    file.seek(0)
+    with _whole(path, file, "a whole file of torch.save"):
         try:
-            version = npy.read_magic(file)
-            reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = reader(file)
-            if dtype.kind not in "fiubSU":
-                raise ValueError(f"an array of {dtype}, not of numbers or text")
-            contents = file.read(size)
-            return np.frombuffer(contents, dtype).reshape(shape, order="F" if fortran else "C")
-        except Exception as error:  # a damaged file can make the reader raise anything
+            return arrays(torch.load(file, map_location="cpu", weights_only=True))
+        except pickle.UnpicklingError as error:
+            if "GLOBAL" not in str(error):
+                raise
             raise InputError(
-                f"{path}: expected whole numpy arrays, got a damaged one "
-                f"({type(error).__name__}: {printable(str(error))})"
+                f"{path}: expected tensors in dicts and lists alone, got other objects, which "
+                "could run code; save its arrays with numpy.savez, and convert those"
             ) from None
 
 
@@ -208,6 +190,6 @@ def _h5(path: Path, file: BinaryIO) -> dict[str, Values]:
         if run.returncode != 0:
             lines = run.stderr.decode(errors="replace").strip().splitlines()
             why = lines or [f"its library crashed: {run.returncode}"]
-            raise InputError(f"{path}: {printable(why[-1])}")
+            raise damage(path, file, "a whole HDF5 file", why[-1])
         with copy.open("rb") as copied:
             return dict(_npz(path, copied, copy.stat().st_size))

@@ -70,7 +70,7 @@ def main(target: str) -> None:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
     except Exception as error:  # a damaged file can make the library raise anything
-        sys.exit(f"expected a whole HDF5 file, got a damaged one ({type(error).__name__}: {error})")
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,19 @@ import numpy as np
 
 from data.assembly import Assembled, assemble_all
 from data.checks import are_class_numbers, label_notes
-from data.conversion import labels_of, text_of
+from data.conversion import Choices, convert, is_usable, labels_of
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
-from data.formats import LAYOUTS, MULT_EMOTIONS, SUFFIXES, Found, read_open
+from data.formats import read_open
+from data.kinds import SUFFIXES, quoted
+from data.layouts import LAYOUTS, MULT_EMOTIONS, SDK_EMOTIONS, Found, is_native, lacking
 from data.summaries import HEAD, Summary, cells, summaries
 
-_WITHOUT_ROLES = {
-    "sequence": "align it with the CMU-MultimodalSDK and save named arrays, then convert those",
-    None: "no known layout; save named arrays (data/README.md) and convert those",
-}
+_SEQUENCE = "align it with the CMU-MultimodalSDK and save named arrays, then convert those"
+FOLDERS = (
+    Path("data"),
+    Path("converted"),
+)  # where to convert to: the train scripts' own, or another
 
 
 class Report(NamedTuple):
@@ -54,7 +57,11 @@ def inspect(found: Found) -> Report:
 
 def _labels(found: Found) -> Iterator[str]:
     for emotion, split in itertools.product(found.emotions, SPLITS):
-        label = found.part(split, "label", emotion)
+        try:
+            label = found.label(split, emotion)
+        except InputError as error:
+            yield f"{emotion} {split}: {error}".lstrip()
+            continue
         if label.shape[1:] == (len(MULT_EMOTIONS), 2):
             for column, inner in enumerate(MULT_EMOTIONS):
                 yield f"{inner} {split}: {_balance(label[:, column])}"
@@ -64,7 +71,7 @@ def _labels(found: Found) -> Iterator[str]:
             finite, spread = label[np.isfinite(label)], "no numbers"
             if finite.size:
                 spread = f"{finite.min():.3g} to {finite.max():.3g}, mean {finite.mean():.3g}"
-            yield f"{emotion} {split}: {spread}, {len(np.atleast_1d(label))} examples".lstrip()
+            yield f"{emotion} {split}: {spread}, {len(label)} examples".lstrip()
 
 
 def _balance(label: np.ndarray) -> str:
@@ -88,15 +95,27 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
         InputError: The file holds what no script takes, and no conversion mends.
     """
     if found.layout not in LAYOUTS:
-        return False, _WITHOUT_ROLES[found.layout]
+        return False, _SEQUENCE if found.layout == "sequence" else lacking(found)
     corpus = corpus_of(found)
-    if found.layout != "release":
-        _check_labels_and_text(found, corpus, notes)
-        return False, f"python data/prepare.py convert {found.path} --to {corpus.name}"
-    notes += assemble_all(found.path, found.data, corpus).notes
-    if found.path.name != f"{corpus.name}.pkl":
-        return False, f"name it {corpus.name}.pkl, then train_{corpus.name}.py can use it"
-    return True, f"python train_{corpus.name}.py --data_path {found.path.parent}"
+    if is_usable(found, corpus):
+        notes += assemble_all(found.path, found.data, corpus).notes
+        train = f"python train_{corpus.name}.py --data_path {quoted(found.path.parent)}"
+        if found.emotions[0] != (corpus.emotions or ("",))[0]:
+            train += f" --emotion {found.emotions[0]}"
+        if found.path.name == f"{corpus.name}.pkl":
+            return True, train
+        return False, f"name it {corpus.name}.pkl, then: {train}"
+    _check_labels(found, corpus, notes)
+    try:
+        convert(found, corpus, Choices())
+    except InputError:
+        if is_native(found):  # then it is that file which is to be put right
+            assemble_all(found.path, found.data, corpus)
+        raise
+    folder = next((f for f in FOLDERS if not (f / f"{corpus.name}.pkl").exists()), None)
+    where = {FOLDERS[0]: "", None: " --force"}.get(folder, f" -o {folder}")
+    command = f"python data/prepare.py convert {quoted(found.path)} --to {corpus.name}"
+    return False, command + where
 
 
 def corpus_of(found: Found) -> Corpus:
@@ -105,28 +124,26 @@ def corpus_of(found: Found) -> Corpus:
     Raises:
         InputError: They belong to none.
     """
-    shape = found.part("train", "label", found.emotions[0]).shape
+    shape = found.label("train").shape
     fitting = [corpus for corpus in CORPORA.values() if _fits(found, shape, corpus)]
     if not fitting:
         widths = [f"(N, {c.label_columns}) of {c.title}" for c in CORPORA.values()]
         raise InputError(
-            f"{found.path}: expected labels {', '.join(widths)}, or (N, 4, 2) with four emotions, "
-            f"got {shape}"
+            f"{found.path}: expected labels {', '.join(widths)}, or (N, 4, 2), (N, 9) or "
+            f"(N, 11) of emotions, got {shape}"
         )
     return max(fitting, key=lambda corpus: corpus.name in found.path.name)  # the first of equals
 
 
 def _fits(found: Found, shape: tuple[int, ...], corpus: Corpus) -> bool:
     if found.emotions != ("",):
-        return found.emotions == corpus.emotions
+        return set(found.emotions) <= set(corpus.emotions)
     if corpus.emotions:
-        return shape[1:] == (len(MULT_EMOTIONS), 2)
+        return shape[1:] in ((len(MULT_EMOTIONS), 2), *((columns,) for columns in SDK_EMOTIONS))
     return math.prod(shape[1:]) in corpus.columns_in_files
 
 
-def _check_labels_and_text(found: Found, corpus: Corpus, notes: list[str]) -> None:
-    for split in SPLITS:
-        text_of(found, split)
+def _check_labels(found: Found, corpus: Corpus, notes: list[str]) -> None:
     for emotion, labels in labels_of(found, corpus, []).items():
         notes += [f"{emotion}: {note}".removeprefix(": ") for note in label_notes(corpus, labels)]
         if not emotion and are_class_numbers(labels):

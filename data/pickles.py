@@ -128,6 +128,8 @@ class _Machine(Reader):
         self.name_global(text_of(module), text_of(name))
 
     def name_global(self, module: str, name: str) -> None:
+        if name.endswith("\r"):
+            raise PickleError("its lines end in CR LF")
         found = _Global(_MOVED.get(module, module), name)
         if found not in _CALLS and found not in _TYPES:
             raise UnsafePickle(

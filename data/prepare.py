@@ -16,11 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this is run as a script
 
-from data.conversion import convert, write_pickle
+from data.conversion import Choices, convert, write_pickle
 from data.corpora import CORPORA
 from data.files import InputError, printable
 from data.formats import read
 from data.inspection import as_json, inspect, table, verify
+from data.kinds import quoted
 from data.synthetic import synthetic
 from search.options import Parser, run_script, whole_between
 
@@ -58,15 +59,16 @@ def _flags() -> Parser:
         description="Show the layout, arrays, NaN and infinite values, padding, constant columns\n"
         "and labels of data files, and which script can use them or how to convert them.",
     )
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="or folder of .h5")
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="or folder")
     command.add_argument("--json", action="store_true", help="print JSON in place of tables")
     command.set_defaults(run=run_inspect)
 
     command = commands.add_parser(
         "convert",
         help="convert another layout to the train scripts'",
-        description="Convert a pickle of MulT, MultiBench or MMSA, MFN's folder of .h5 files, or\n"
-        "named arrays (.npz, or a folder of .npy) to the layout that the train scripts read.",
+        description="Convert pickles of MulT, MultiBench, MMSA, MISA or MAG-BERT, MFN's folder of\n"
+        ".h5 files, or named arrays (.npz, .pt, a folder of .npy or .pkl) to the layout that\n"
+        "the train scripts read.",
     )
     command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
     command.add_argument("--to", required=True, choices=list(CORPORA), help="the data set")
@@ -85,6 +87,12 @@ def _flags() -> Parser:
         choices=("none", "max"),
         default="none",
         help="max: divide each audio and video feature by its largest magnitude in train",
+    )
+    command.add_argument(
+        "--embedding",
+        type=Path,
+        metavar="FILE",
+        help="word vectors, as glove.840B.300d.txt, for texts that are words (MISA, MAG-BERT)",
     )
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(run=run_convert)
@@ -149,9 +157,11 @@ def run_convert(options: argparse.Namespace) -> None:
     """Writes one data set, made from another layout."""
     target = _target(options.to, options)
     found, corpus = read(options.source), CORPORA[options.to]
-    data, notes = convert(found, corpus, options.average, options.scale)
+    choices = Choices(options.average, options.scale, options.embedding)
+    data, notes = convert(found, corpus, choices)
     write_pickle(target, data)
-    print("\n".join(map(printable, [*notes, f"{target}: train_{options.to}.py can use it"])))
+    train = f"python train_{options.to}.py --data_path {quoted(target.parent)}"
+    print("\n".join(map(printable, [*notes, f"{target}: written; now: {train}"])))
 
 
 if __name__ == "__main__":

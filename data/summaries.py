@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.assembly import padded_in_front
-from data.formats import Found, Values
+from data.layouts import Found, Values
 
 HEAD = ("array", "shape", "dtype", "NaN", "inf", "from", "to", "constant", "padding")
 

@@ -227,8 +227,8 @@ def test_convert_says_what_it_did_and_what_remains_different(
 ) -> None:
     convert(write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1))), "mosi")
     out = capsys.readouterr().out
-    assert "train audio: (9, 6, 5) averaged over all steps, padding included" in out
-    assert "train audio: 2 NaN or infinite values set to 0 before" in out
+    assert "train/audio: (9, 6, 5) averaged over all steps, padding included" in out
+    assert "train/audio: 2 NaN or infinite values set to 0 before" in out
     assert "(9, 4, 5) examples, not (1284, 229, 686)" in out
     assert "7 text features, not 300" in out
     assert "texts are padded at the end" in out
@@ -342,7 +342,7 @@ def test_inspect_tells_what_every_layout_needs(tmp_path: Path, capsys: Capsys) -
         write_mmsa(tmp_path / "mmsa.pkl", sequences((1,)), lengths=True): "--to mosi",
         write_mfn(tmp_path / "mfn", sequences((17,))): "--to pom",
         write_arrays(tmp_path / "named.npz", sequences((1,))): "--to mosi",
-        tmp_path / "other.pkl": "no known layout",
+        tmp_path / "other.pkl": "expected arrays by the names train_audio",
     }
     for report, (path, advice) in zip(reports(capsys, *files), files.items(), strict=True):
         assert advice in report["advice"], path
@@ -474,7 +474,7 @@ def test_names_in_a_file_cannot_steer_the_terminal(
     out = capsys.readouterr().out
     assert "\\x1b]0;title\\x07\\x9b2J" in out
     assert out.replace("\n", "").isprintable()
-    with pytest.raises(InputError, match="expected a known layout, got") as caught:
+    with pytest.raises(InputError, match="expected arrays by the names train_audio") as caught:
         convert(path, "mosi")
     assert str(caught.value).replace(str(path), "").isprintable()
 

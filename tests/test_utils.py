@@ -275,7 +275,7 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_file_in_the_folders_place_is_refused_with_its_folder(data_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"name its folder, {data_path}$"):
+    with pytest.raises(InputError, match=rf"name its folder: --data_path {data_path}$"):
         load_mosi(data_path / "mosi.pkl")
 
 
@@ -364,7 +364,7 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
     assert "the key 'valid' in the file, got train, test" in refusal("mosi", tmp_path)
 
 
-NOT_FINITE = "expected finite labels in single precision, got NaN or inf in 9 of valid's"
+NOT_FINITE = "expected finite labels in single precision, got NaN or inf in 9 of valid/label"
 NOT_ONE_HOT = "expected one-hot labels in test"
 
 

@@ -129,8 +129,13 @@ def text_of(found: Found, split: str, in_front: bool) -> np.ndarray:
             f"{found.path}: expected word vectors (N, T, D) in {where}, got words; give their "
             "vectors, as convert's --embedding glove.840B.300d.txt"
         )
-    lengths = [shape_of(found.part(each, "text"))[1:2] for each in SPLITS]
-    text = padded(_part(found, split, "text"), max(lengths, default=(0,))[0], in_front)
+    lengths = [size for each in SPLITS for size in shape_of(found.part(each, "text"))[1:2]]
+    text = padded(_part(found, split, "text"), max(lengths, default=0), in_front)
+    if text is None:
+        raise InputError(
+            f"{found.path}: expected sequences of similar lengths in {where}, got one of "
+            f"{max(lengths):,} steps"
+        )
     refuse_token_numbers(f"{found.path}: {where}", text)
     if text.ndim != 3:
         raise InputError(

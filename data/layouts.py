@@ -162,6 +162,8 @@ def lacking(found: Found) -> str:
     layout = LAYOUTS[nearest(found.values)]
     missing = [name for s, role, name in layout.names() if ("", s, role) not in found.places]
     if len(missing) == len(SPLITS) * len(ROLES):
+        if found.data is None:
+            return "expected a folder with an array or a split a file; name a file of the folder"
         return (
             "expected arrays by the names train_audio, train_video, train_text, train_label, and "
             f"the same of valid and test, got {', '.join(names[:8]) or 'none'}; save them so "
@@ -228,16 +230,15 @@ def _fits(arrays: list[np.ndarray], length: int) -> bool:
     return most <= MOST_REPEATED * sum(own.values()) + 2**26
 
 
-def padded(part: Part, longest: int, in_front: bool) -> np.ndarray:
+def padded(part: Part, longest: int, in_front: bool) -> np.ndarray | None:
     """Returns sequences (N, longest, ...) with zeros where one is shorter.
 
-    Raises:
-        InputError: That would take far more memory than they do.
+    None if that would take far more memory than they do.
     """
     if isinstance(part, np.ndarray) and part.shape[1:2] in ((), (longest,)):
         return part
     if not _fits(list(part), longest):
-        raise InputError(f"expected sequences of similar lengths, got one of {longest:,} steps")
+        return None
     whole = np.zeros((len(part), longest, *part[0].shape[1:]), part[0].dtype)
     for row, sequence in zip(whole, part, strict=True):
         start = longest - len(sequence) if in_front else 0

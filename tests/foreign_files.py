@@ -9,7 +9,7 @@ import lzma
 import pickle
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def renamed(
     }
 
 
-def nested(flat: dict[str, np.ndarray], kind: Callable[[], dict] = dict) -> dict:
+def nested(flat: dict[str, np.ndarray], kind: Callable[[], dict] = dict) -> dict[str, dict]:
     """Returns arrays named a/b as dicts in a dict of a kind."""
     data = kind()
     for name, array in flat.items():
@@ -41,11 +41,11 @@ def nested(flat: dict[str, np.ndarray], kind: Callable[[], dict] = dict) -> dict
     return data
 
 
-def ragged(splits: Splits, container: Callable[[list], object]) -> dict:
+def ragged(splits: Splits, container: Callable[[list], object]) -> dict[str, dict]:
     """Returns sequences without their padding, of each example its own."""
-    data: dict = {}
+    data: dict[str, dict] = {}
     for split, parts in splits.items():
-        words = parts["text"].any(axis=2)
+        words = np.any(parts["text"], axis=2)
         data[split] = {
             role: container([steps[kept] for steps, kept in zip(array, words, strict=True)])
             for role, array in parts.items()
@@ -87,7 +87,7 @@ def dumped(data: object) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(pickle.dumps(data))
 
 
-def pickles(files: dict[str, object]) -> Callable[[Path], object]:
+def pickles(files: Mapping[str, object]) -> Callable[[Path], object]:
     """Returns what makes a folder of pickles."""
 
     def write(path: Path) -> None:
@@ -116,7 +116,9 @@ def layouts(splits: Splits) -> dict[str, Callable[[Path], object]]:
         "ordered.pkl": dumped(nested(renamed(splits, mult), OrderedDict)),
         "default.pkl": dumped(nested(renamed(splits, mult), lambda: defaultdict(dict))),
         "release.pkl": dumped(nested(renamed(splits, release))),
-        "turned.npz": lambda path: np.savez(path, **renamed(splits, mult, "{role}_{split}")),
+        "turned.npz": lambda path: np.savez(
+            path, allow_pickle=False, **renamed(splits, mult, "{role}_{split}")
+        ),
         "named.pkl": dumped(named),
         "named.pt": lambda path: torch.save(tensors(named), path),
         "old.pt": lambda path: torch.save(

@@ -2,7 +2,7 @@
 
 python tests/fuzz_readers.py --count 10000     (about an hour on one core, most of it for HDF5)
 
-Every reader (pickle, npz, npy, h5) gets --count damaged files. It must end each within SECONDS and
+Each reader (pickle, npz, npy, pt, h5) gets --count damaged files. It must end each in SECONDS and
 MEMORY, with what the file holds or with InputError; it must never run anything but hdf5.py. The
 first one that does something else ends this script, and stays where it says.
 """
@@ -22,6 +22,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,22 @@ def written(save: Callable[..., None], *arguments: object, **more: object) -> by
     file = io.BytesIO()
     save(file, *arguments, **more)
     return file.getvalue()
+
+
+def tensors(rng: Rng) -> list[bytes]:
+    """Returns files of torch.save, of both its forms, and harmful ones."""
+    import torch
+
+    named = {
+        f"{split}_{key}": torch.tensor(value.astype(float))
+        for split, parts in arrays(rng).items()
+        for key, value in parts.items()
+    }
+    return [
+        written(partial(torch.save, data), _use_new_zipfile_serialization=new)
+        for data in (named, [named, {"a": list(named.values())}], {"a": Harmful()})
+        for new in (True, False)
+    ]
 
 
 def hdf5s(rng: Rng) -> list[bytes]:
@@ -194,6 +211,7 @@ READERS: dict[str, tuple[Callable[[Rng], list[bytes]], tuple[Damage, ...]]] = {
     "pickle": (pickles, (*GENERAL, flip_bits, splice, insert_instructions, nest, bomb_memo)),
     "npz": (archives, (*GENERAL, bomb_archive)),
     "npy": (single, (*GENERAL, bomb_archive)),
+    "pt": (tensors, (*GENERAL, flip_bits, insert_instructions)),
     "h5": (hdf5s, GENERAL),
 }
 

@@ -136,7 +136,7 @@ def test_emotions_of_the_sdk_columns_become_four_data_sets(
     folder = convert(tmp_path / "iemocap.npz", "iemocap")
     label = load_iemocap(folder, "happy")[0].label
     np.testing.assert_array_equal(label[:, 0], splits["train"]["y"][:, happy])
-    np.testing.assert_array_equal(label.sum(axis=1), 1)
+    np.testing.assert_array_equal(label.sum(dim=1), 1)
     neutral = load_iemocap(folder, "neutral")[0].label
     np.testing.assert_array_equal(neutral[:, 0], splits["train"]["y"][:, happy + 1])
 
@@ -223,12 +223,12 @@ def test_a_tensor_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path
 def test_lists_that_would_take_far_more_memory_than_their_file_are_refused(
     short: int, tmp_path: Path
 ) -> None:
-    data = nested(renamed(data_set(), {}))
+    data: dict[str, dict[str, object]] = nested(renamed(data_set(), {}))
     shared = np.ones((short, 7))
     data["train"]["text"] = [np.ones((100_000, 7)), *[shared] * 8]
     data["valid"]["text"] = [shared] * 900
     dumped(data)(tmp_path / "a.pkl")
-    with pytest.raises(InputError, match="expected sequences of similar lengths"):
+    with pytest.raises(InputError, match=r"a\.pkl: expected sequences of similar lengths"):
         convert(tmp_path / "a.pkl", "mosi")
 
 
@@ -238,8 +238,7 @@ def test_inspect_shows_labels_of_any_shape(
     shape: tuple[int, ...], dtype: type | str, tmp_path: Path, capsys: Capsys
 ) -> None:
     emotions = dict.fromkeys(train_iemocap.EMOTIONS, tiny_arrays("iemocap"))
-    for data in (emotions["sad"], emotions["sad"]["train"]):
-        data["label"] = np.ones(shape).astype(dtype)
+    emotions["sad"]["train"]["label"] = np.ones(shape).astype(dtype)
     dumped(emotions)(tmp_path / "iemocap.pkl")
     run("inspect", tmp_path / "iemocap.pkl")
     assert "can't be used as it is: " in capsys.readouterr().out
@@ -269,6 +268,30 @@ def test_two_emotions_are_usable_for_these_two(tmp_path: Path, capsys: Capsys) -
     assert [path.name for path in tmp_path.iterdir()] == ["iemocap.pkl"]
 
 
+@pytest.mark.parametrize("role", ["audio", "text", "label"])
+@pytest.mark.parametrize("shape", [(), (0,), None, (2, 3, 4, 5)])
+def test_arrays_of_an_odd_shape_in_all_splits_are_refused(
+    shape: tuple[int, ...] | None, role: str, tmp_path: Path, capsys: Capsys
+) -> None:
+    splits = data_set()
+    for parts in splits.values():
+        parts[role] = np.ones(len(parts["label"]) if shape is None else shape)
+    source = tmp_path / "a.npz"
+    np.savez(source, allow_pickle=False, **renamed(splits, {}, "{split}_{role}"))
+    if (role, shape) == ("label", None):
+        convert(source, "mosi")
+    else:
+        with pytest.raises(InputError, match=r"a\.npz: expected"):
+            convert(source, "mosi")
+    run("inspect", source)
+    assert "can't be used as it is" in capsys.readouterr().out
+
+
+def test_a_folder_of_whole_data_sets_is_told_to_name_one(data_path: Path) -> None:
+    with pytest.raises(InputError, match="name a file of the folder"):
+        run("convert", data_path, "--to", "mosi", "-o", data_path / "out")
+
+
 def test_a_loader_names_the_file_that_is_to_be_converted(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     layouts(data_set())["dev.pkl"](tmp_path / "a b" / "mosi_data.pkl")
@@ -283,7 +306,7 @@ def test_files_of_the_data_tool_run_nothing_of_a_torch_file(tmp_path: Path) -> N
     marked = tmp_path / "harm"
 
     class Harmful:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
             return Path.mkdir, (marked,)
 
     torch.save({"train_audio": Harmful()}, tmp_path / "a.pt")

@@ -219,7 +219,7 @@ def test_damaged_hdf5_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reader", "count"), [("pickle", 150), ("npz", 150), ("npy", 150), ("h5", 15)]
+    ("reader", "count"), [("pickle", 150), ("npz", 150), ("npy", 150), ("pt", 150), ("h5", 15)]
 )
 def test_damaged_files_are_read_or_refused(reader: str, count: int, tmp_path: Path) -> None:
     if reader == "h5":  # in a process of its own, each

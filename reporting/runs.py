@@ -51,6 +51,7 @@ class Run:
         emotion: IEMOCAP's.
         origin: What the .json says; None if there is no such file.
         rows: By setting and seed, the scores in the order of `score_columns`.
+        pruned: The settings of which a seed was stopped early, as others were better.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Run:
     emotion: str | None
     origin: Origin | None
     rows: dict[Setting, dict[int, tuple[float, ...]]]
+    pruned: frozenset[Setting] = frozenset()
 
     @property
     def columns(self) -> Columns:
@@ -77,8 +79,9 @@ class Run:
 
     @property
     def diverged(self) -> int:
-        """How many rows have no validation loss."""
-        return sum(int(np.isnan(self.losses(setting)).sum()) for setting in self.rows)
+        """How many rows have no validation loss, those of pruned settings left out."""
+        settings = self.rows.keys() - self.pruned
+        return sum(int(np.isnan(self.losses(setting)).sum()) for setting in settings)
 
     def losses(self, setting: Setting) -> np.ndarray:
         """Returns the validation losses of a setting, in the order of its seeds: (n,)."""
@@ -101,7 +104,7 @@ class Run:
 
     @cached_property
     def candidates(self) -> list[Setting]:
-        """The settings that can be the best: none of their seeds diverged, none is to come.
+        """The settings that can be the best: no seed diverged or was pruned, none is to come.
 
         Seeds are to come where other settings have more of them.
         """
@@ -186,7 +189,8 @@ def read_run(path: Path, experiments: Experiments) -> Run:
         rows.setdefault(setting, {})[seed] = scores
     if not rows:
         raise InputError(f"{path}: expected rows, got none; train first")
-    return Run(path, name, experiment, emotion, origin, rows)
+    pruned = frozenset(setting for setting, *_ in table.where(table.pruned).rows())
+    return Run(path, name, experiment, emotion, origin, rows, pruned)
 
 
 def _read_origin(path: Path, experiments: Experiments) -> Origin | None:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 from training.setting import Setting
 
 RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")
-STATUSES = {"ok": True, "diverged": False, "failed": False}  # whether there are scores
+STATUSES = {  # whether there is a validation loss; test scores are those of ok alone
+    **{"ok": True, "pruned": True, "diverged": False, "failed": False},
+}
 
 
 class Columns(NamedTuple):

@@ -37,6 +37,14 @@ class Plan(NamedTuple):
         """How many settings there are, those beyond `count` included."""
         return self.settings.size if isinstance(self.settings, Settings) else len(self.settings)
 
+    def first(self, count: int) -> Plan:
+        """Returns the plan of so many settings at most: the first ones in the search's order."""
+        return self._replace(count=min(count, self.total))
+
+    def chosen(self) -> Iterator[Setting]:
+        """Yields the settings to train, in the search's order."""
+        return map(self.settings.__getitem__, self._positions())
+
     def jobs_left(self, done: Set[int]) -> Iterator[Job]:
         """Yields the settings and seeds to train, in the search's order.
 

@@ -22,6 +22,7 @@ from search.signals import ending_at_signals
 
 _LARGEST_SEED = 2**63 - 1  # as seeds are kept
 _REPEATS = 1000
+_PILOTS = 10
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -112,6 +113,11 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int) -> 
     repeats = whole_between(1, _REPEATS)
     add("--repeats", type=repeats, default=1, help="seeds per setting: seed, seed + 1, ...")
 
+    prune = "stop settings early that are behind the first ones, the pilots (default: no)"
+    add("--prune", action="store_true", help=prune)
+    pilots = f"with --prune: how many settings the others are held against (default: {_PILOTS})"
+    add("--pilots", type=whole_between(1, 1000), help=pilots)
+
     add = flags.add_argument_group("machine").add_argument
     switch = {"nargs": "?", "const": True, "default": False, "metavar": "True|False"}
     add("--cuda", type=_switch, **switch, help="train on the GPUs (default: False)")
@@ -138,6 +144,11 @@ def read_options(flags: Parser, options: Mapping[str, object] | None) -> argpars
     read = flags.parse_args(words)
     if read.grid and read.hyperparams is not None:
         raise InputError("--grid and --hyperparams: expected one of them, got both")
+    if read.prune and read.hyperparams is not None:
+        raise InputError("--prune and --hyperparams: expected one of them, got both")
+    if read.pilots and not read.prune:
+        raise InputError("--pilots: expected --prune too, which is what pilots are for")
+    read.pilots = (read.pilots or _PILOTS) if read.prune else 0
     if read.seed + read.repeats - 1 > _LARGEST_SEED:
         raise InputError(
             f"--seed: expected at most {_LARGEST_SEED - read.repeats + 1} with --repeats "

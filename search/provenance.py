@@ -10,9 +10,14 @@ from typing import TypedDict
 from data.files import InputError, open_regular
 
 
-class Provenance(TypedDict):
-    """How a run's rows come about; a run only goes on while all of "fixed" stays the same."""
+class Pilot(TypedDict):
+    """What one of the settings that others are pruned by reached, with the first seed."""
 
+    epochs: int
+    best_losses: list[float]  # of validation, after the epochs of the rule; infinite if it diverged
+
+
+class _Provenance(TypedDict):
     data_set: str
     emotion: str | None
     data_file: str
@@ -20,6 +25,12 @@ class Provenance(TypedDict):
     versions: dict[str, str]
     command: list[str]
     started: str
+
+
+class Provenance(_Provenance, total=False):
+    """How a run's rows come about; a run only goes on while all of "fixed" stays the same."""
+
+    pilots: dict[str, Pilot]  # by the setting's description; only with pruning
 
 
 _KINDS = {

@@ -22,13 +22,14 @@ class Table(NamedTuple):
     """The rows of a CSV as arrays, each (setting, seed) once: a million of them take 70 MB.
 
     Shape:
-        places are (hyperparameters, rows), seeds (rows,), scores (columns, rows).
+        places are (hyperparameters, rows), seeds and pruned (rows,), scores (columns, rows).
     """
 
     values: list[list[float]]  # of each hyperparameter, in the order in which the file has them
     places: np.ndarray  # where each row's values stand in `values`
     seeds: np.ndarray
-    scores: np.ndarray  # the columns that were asked for; NaN where a setting diverged or failed
+    scores: np.ndarray  # the columns that were asked for; without a final validation loss, NaN
+    pruned: np.ndarray
 
     def rows(self) -> Iterator[tuple[Setting, int, tuple[float, ...]]]:
         """Yields each row's setting, seed and scores."""
@@ -38,9 +39,8 @@ class Table(NamedTuple):
 
     def where(self, chosen: np.ndarray) -> Table:
         """Returns the rows of a mask: (rows,)."""
-        return Table(
-            self.values, self.places[:, chosen], self.seeds[chosen], self.scores[:, chosen]
-        )
+        rows = (array[..., chosen] for array in self[1:])
+        return Table(self.values, *rows)
 
     def numbers(self) -> np.ndarray:
         """Returns a number for each row, the same for the same setting only: (rows,)."""
@@ -100,7 +100,7 @@ def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Tabl
     setting_of = itemgetter(*map(header.index, Setting._fields))
     others_of = itemgetter(*map(header.index, ("Seed", "Status", *scores)))
     codes = [_Codes(name) for name in Setting._fields]
-    places, seeds, values = array("i"), array("q"), array("d")
+    places, seeds, values, pruned = array("i"), array("q"), array("d"), array("b")
     for line, fields in _numbered_rows(path):
         try:
             if len(fields) != len(header):
@@ -109,6 +109,7 @@ def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Tabl
             seed, status, *texts = others_of(fields)
             seeds.append(_parse_seed(seed))
             values.extend(_parse_scores(status, scores, texts))
+            pruned.append(status == "pruned")
         except ValueError as error:
             raise InputError(
                 f"{path}, line {line}: expected a row of {len(header)} values as the train "
@@ -120,8 +121,11 @@ def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Tabl
         np.array(places).reshape(-1, len(codes)).T,
         np.array(seeds),
         np.array(values).reshape(-1, len(scores)).T,
+        np.array(pruned, dtype=bool),
     )
-    return _without_repetitions(path, table)
+    table = _without_repetitions(path, table)
+    table.scores[0, table.pruned] = math.nan
+    return table
 
 
 class _Codes(dict[str, int]):
@@ -171,10 +175,10 @@ def _parse_scores(status: str, columns: Sequence[str], texts: Sequence[str]) -> 
     """Returns a row's scores, the validation loss first."""
     if status not in STATUSES:
         raise ValueError(f"Status: {status!r} is none of {', '.join(STATUSES)}")
-    trained = STATUSES[status]
-    texts = texts if trained else [text or "nan" for text in texts]  # pandas writes nothing
+    if status != "ok":
+        texts = [text or "nan" for text in texts]  # pandas writes nothing
     scores = [_parse_score(*pair) for pair in zip(columns, texts, strict=True)]
-    if math.isfinite(scores[0]) != trained:
+    if math.isfinite(scores[0]) != STATUSES[status]:
         raise ValueError(f"Status {status} and {columns[0]} don't fit")
     return scores
 

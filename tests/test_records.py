@@ -95,7 +95,7 @@ def a_run(folder: Path, *results: Result) -> Path:
 
 
 def read(opened: Records) -> list[Row]:
-    return [Row(setting, seed, *scores) for setting, seed, scores in opened.read().rows()]
+    return [Row(setting, seed, *scores[:2]) for setting, seed, scores in opened.read().rows()]
 
 
 def ranks(folder: Path) -> list[int]:

@@ -129,8 +129,8 @@ def check_equals_fit(results: dict[Job, Result], work: Work, limits: Limits = LI
             expected.best_epoch,
         ), setting
         close_losses(torch.tensor(ours.history), torch.tensor(expected.history))
-        if expected.status == "diverged":
-            assert math.isnan(ours.valid_loss)
+        if expected.status != "ok":
+            assert math.isnan(ours.valid_loss) == (expected.status == "diverged")
             assert (ours.scores, ours.state_dict) == ({}, None)
             continue
         assert ours.valid_loss == min(valid for _, valid in ours.history)
@@ -198,6 +198,18 @@ def test_settings_of_all_sizes_are_trained_in_one_call() -> None:
         for rank in (1, 17)
     ]
     check_equals_fit(stacked(jobs, work, slots=None, limits=Limits(3, 3)), work, Limits(3, 3))
+
+
+@each_way
+def test_a_stack_prunes_each_setting_as_fit_does(on_gpu: bool) -> None:
+    work, jobs = make_work(), drawn(6, PLAIN)
+    full = stacked(jobs, work, slots=2, on_gpu=on_gpu, limits=Limits(5, 5))
+    second = sorted(min(valid for _, valid in one.history[:2]) for one in full.values())
+    limits = Limits(5, 5, ((2, (second[2] + second[3]) / 2),))
+    results = stacked(jobs, work, slots=2, on_gpu=on_gpu, limits=limits)
+    ends = sorted((result.status, result.epochs) for result in results.values())
+    assert ends == [*[("ok", 5)] * 3, *[("pruned", 2)] * 3]
+    check_equals_fit(results, work, limits)
 
 
 @each_way

@@ -217,7 +217,7 @@ def test_settings_are_numbered_apart_however_many_values_there_are() -> None:
     places = np.random.default_rng(0).integers(0, 99, (len(values), 50))
     places = np.hstack([places, places])
     assert math.prod(map(len, values)) > 2**64
-    table = Table(values, places, np.arange(100), np.zeros((2, 100)))
+    table = Table(values, places, np.arange(100), np.zeros((2, 100)), np.zeros(100, bool))
     numbers = table.numbers()
     assert len(set(numbers.tolist())) == 50
     assert (numbers[:50] == numbers[50:]).all()

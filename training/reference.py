@@ -93,7 +93,7 @@ def fit(
         if on_epoch:
             on_epoch(epoch, train_loss, valid_loss)
 
-    if stopping.diverged or best_state is None:
+    if stopping.status != "ok" or best_state is None:
         return finished(setting, seed, stopping, {}, None, time.perf_counter() - started)
     model.load_state_dict(best_state)
     scores = score(model, data, task)

@@ -258,7 +258,7 @@ class Stack:
     def _finish(self, slot: int, member: _Member) -> Result:
         started = time.perf_counter()
         setting, seed, stopping, seconds = member
-        if stopping.diverged:
+        if stopping.status != "ok":
             return finished(setting, seed, stopping, {}, None, sum(seconds))
         model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
         state = model.state_dict()

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MODALITIES = ("audio", "video", "text")
+
 
 def low_rank_fusion(
     inputs: Sequence[Tensor], factors: Sequence[Tensor], weights: Tensor, bias: Tensor
@@ -130,7 +132,8 @@ class LMF(nn.Module):
     """Low-rank Multimodal Fusion network. The fusion's result is the prediction.
 
     Args:
-        input_dims: Features of (audio, video, text).
+        input_dims: Features of (audio, video, text). A modality of 0 features is left out: it has
+            neither subnetwork nor factor, and what `forward` is given for it is not looked at.
         hidden_dims: Widths of the (audio, video, text) subnetworks.
         text_out: Width of the text subnetwork's output.
         dropouts: Probabilities for (audio, video, text, post-fusion). The fourth may be left out:
@@ -140,8 +143,11 @@ class LMF(nn.Module):
         use_softmax: Whether `forward` returns probabilities. Leave it off for training with
             cross-entropy, which expects logits.
 
+    Attributes:
+        modalities: Those that are not left out, in this order.
+
     Raises:
-        ValueError: A wrong number of sizes.
+        ValueError: A wrong number of sizes, or no modality with features.
 
     Source:
         Paper, section 3. Xavier initialisation of the factors as 3-D tensors, as in the release:
@@ -171,37 +177,41 @@ class LMF(nn.Module):
                 stacklevel=2,
             )
         self.use_softmax = use_softmax
+        self.modalities = [name for name, size in zip(MODALITIES, input_dims, strict=True) if size]
+        if not self.modalities:
+            raise ValueError(f"LMF expects a modality with features, got {tuple(input_dims)}")
 
         audio_in, video_in, text_in = input_dims
         audio_hidden, video_hidden, text_hidden = hidden_dims
-        self.audio_subnet = SubNet(audio_in, audio_hidden, dropouts[0])
-        self.video_subnet = SubNet(video_in, video_hidden, dropouts[1])
-        self.text_subnet = TextSubNet(text_in, text_hidden, text_out, dropout=dropouts[2])
-
-        self.audio_factor = nn.Parameter(torch.empty(rank, audio_hidden + 1, output_dim))
-        self.video_factor = nn.Parameter(torch.empty(rank, video_hidden + 1, output_dim))
-        self.text_factor = nn.Parameter(torch.empty(rank, text_out + 1, output_dim))
+        if audio_in:
+            self.audio_subnet = SubNet(audio_in, audio_hidden, dropouts[0])
+            self.audio_factor = nn.Parameter(torch.empty(rank, audio_hidden + 1, output_dim))
+        if video_in:
+            self.video_subnet = SubNet(video_in, video_hidden, dropouts[1])
+            self.video_factor = nn.Parameter(torch.empty(rank, video_hidden + 1, output_dim))
+        if text_in:
+            self.text_subnet = TextSubNet(text_in, text_hidden, text_out, dropout=dropouts[2])
+            self.text_factor = nn.Parameter(torch.empty(rank, text_out + 1, output_dim))
         self.fusion_weights = nn.Parameter(torch.empty(1, rank))
         self.fusion_bias = nn.Parameter(torch.zeros(1, output_dim))
-        for parameter in (
-            self.audio_factor,
-            self.video_factor,
-            self.text_factor,
-            self.fusion_weights,
-        ):
-            if not parameter.is_meta:  # of shapes alone, torch would load its compiler for this
+        for name, parameter in self.named_parameters(recurse=False):
+            # of shapes alone, torch would load its compiler for this
+            if name != "fusion_bias" and not parameter.is_meta:
                 nn.init.xavier_normal_(parameter)
 
-    def forward(self, audio_x: Tensor, video_x: Tensor, text_x: Tensor) -> Tensor:
+    def forward(
+        self, audio_x: Tensor | None, video_x: Tensor | None, text_x: Tensor | None
+    ) -> Tensor:
         """Returns predictions (logits for IEMOCAP, unless use_softmax).
 
         Shape:
             audio_x (B, audio_in); video_x (B, video_in); text_x (B, T, text_in).
             Returns (B, output_dim).
         """
+        given: dict[str, Tensor | None] = {"audio": audio_x, "video": video_x, "text": text_x}
         output = low_rank_fusion(
-            (self.audio_subnet(audio_x), self.video_subnet(video_x), self.text_subnet(text_x)),
-            (self.audio_factor, self.video_factor, self.text_factor),
+            [getattr(self, f"{name}_subnet")(given[name]) for name in self.modalities],
+            [getattr(self, f"{name}_factor") for name in self.modalities],
             self.fusion_weights,
             self.fusion_bias,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -18,7 +18,7 @@ from data.pickles import PickleError, UnsafePickle, load_pickle
 
 Arrays = dict[str, dict[str, np.ndarray]]  # by split and modality
 _ID_PARTS = (str, bytes, int, float, np.generic, type(None))
-_FEATURES = tuple(zip(MODALITIES[:3], ROLES[:3], strict=True))
+_FEATURES: dict[str, str] = dict(zip(MODALITIES[:3], ROLES[:3], strict=True))
 
 
 class Assembled(NamedTuple):
@@ -35,7 +35,7 @@ class Assembled(NamedTuple):
 
     @property
     def dims(self) -> tuple[int, int, int]:
-        """Features of audio, video and text."""
+        """Features of audio, video and text; 0 where one is left out."""
         audio, video, text = (self.arrays["train"][modality] for modality in MODALITIES[:3])
         return audio.shape[1], video.shape[1], text.shape[2]
 
@@ -62,10 +62,12 @@ def assemble(
     corpus: Corpus,
     max_len: int | None = None,
     emotion: str | None = None,
+    without: Collection[str] = (),
 ) -> Assembled:
     """Returns the data set that a pickle's contents are, as the train scripts take it.
 
     Errors and notes call the file by its path. max_len cuts or pads the text to so many steps.
+    What is in `without`, of audio, video and text, is not looked at, and has no features.
 
     Raises:
         InputError: The contents are no such data.
@@ -75,17 +77,14 @@ def assemble(
             names = ", ".join(corpus.emotions)
             raise InputError(f"emotion: expected one of {names}, got {emotion!r}")
         data = _member(data, emotion, path)
-    raw: Arrays = {
-        split: {modality: _array(path, data, split, modality) for modality in MODALITIES}
-        for split in SPLITS
-    }
+    raw: Arrays = {split: _split(path, data, split, without) for split in SPLITS}
     _check(path, raw, corpus)
     name = f"{path}: {emotion}" if emotion else str(path)
     notes = list(_clean(raw, corpus))
     notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
     ids = {split: _ids(_member(data, split, path), len(raw[split]["label"])) for split in SPLITS}
     notes += [f"{split}/id: not one per example: left out" for split in SPLITS if ids[split] == []]
-    if max_len is not None:
+    if max_len is not None and "text" not in without:
         _set_length(raw, max_len, corpus)
     found = {split: names for split, names in ids.items() if names}
     return Assembled(raw, tuple(f"{name}: {note}" for note in notes), found)
@@ -113,7 +112,7 @@ def emotions_in(data: object, corpus: Corpus) -> list[str]:
     return [name for name in corpus.emotions if name in keys or name.encode() in keys]
 
 
-def _member(data: object, key: str, path: Path, where: str = "the file") -> object:
+def _member(data: object, key: str, path: Path, where: str = "the file", hint: str = "") -> object:
     if not isinstance(data, dict):
         raise InputError(
             f"{path}: expected {where} to be a dict with the key {key!r}, got {_kind(data)}"
@@ -122,7 +121,7 @@ def _member(data: object, key: str, path: Path, where: str = "the file") -> obje
         if candidate in data:
             return data[candidate]
     found = ", ".join(printable(_name(key)[:80]) for key in islice(data, 10))
-    raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}")
+    raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}{hint}")
 
 
 def _ids(parts: object, count: int) -> list[str] | None:
@@ -157,9 +156,24 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+def _split(path: Path, data: object, split: str, without: Collection[str]) -> dict[str, np.ndarray]:
+    kept = [modality for modality in MODALITIES if _FEATURES.get(modality) not in without]
+    arrays = {modality: _array(path, data, split, modality) for modality in kept}
+    count = len(arrays["label"])
+    for modality in set(MODALITIES) - set(kept):
+        arrays[modality] = np.zeros((count, 0, 0)[: _ndim(modality)], np.float32)
+    return {modality: arrays[modality] for modality in MODALITIES}
+
+
+def _ndim(modality: str) -> int:
+    return 3 if modality == "glove" else 2
+
+
 def _array(path: Path, data: object, split: str, modality: str) -> np.ndarray:
-    where, ndim = f"{split}/{modality}", 3 if modality == "glove" else 2
-    array = _member(_member(data, split, path), modality, path, split)
+    where, ndim = f"{split}/{modality}", _ndim(modality)
+    role = _FEATURES.get(modality)
+    hint = f"; --without {role} trains without it" if role else ""
+    array = _member(_member(data, split, path), modality, path, split, hint)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim != ndim:
         shape = "(N, T, D)" if ndim == 3 else "(N, D)"
         raise InputError(
@@ -204,7 +218,7 @@ def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
 
 def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
     """Sets NaN and inf features to 0, drops a column too many, and yields what is to be said."""
-    for modality, role in _FEATURES:
+    for modality, role in _FEATURES.items():
         found = []
         for split, arrays in raw.items():
             array = arrays[modality]
@@ -214,7 +228,8 @@ def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
                 found.append(f"{split} {nan} NaN, {inf} inf")
         if found:
             yield f"{role}: values set to 0: {'; '.join(found)}"
-        if splits := [split for split, arrays in raw.items() if not arrays[modality].any()]:
+        parts = {split: arrays[modality] for split, arrays in raw.items()}
+        if splits := [split for split, part in parts.items() if part.size and not part.any()]:
             yield f"{role}: every value is 0 in {', '.join(splits)}"
     if raw["train"]["label"].shape[1] > corpus.label_columns:
         for arrays in raw.values():

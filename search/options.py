@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 
 from data.files import InputError, printable
+from model import MODALITIES
 from search.hyperparams import HYPERPARAMS_FILE
 from search.output import OutputError, checked_output, open_standard_streams
 from search.signals import ending_at_signals
@@ -99,6 +100,8 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int) -> 
     add("--output_dim", type=whole, default=output_dim, help="outputs of the model")
     max_len = "sequence length: longer ones are cut, shorter ones padded (default: the file's)"
     add("--max_len", type=whole_between(1, 10_000), help=max_len)
+    without = "leave a modality, or two, out: with its subnetwork and factor (default: none)"
+    add("--without", nargs="+", action="extend", choices=MODALITIES, help=without)
     seed = whole_between(0, _LARGEST_SEED)
     add("--seed", type=seed, default=0, help="of the draws and the training")
 
@@ -142,6 +145,9 @@ def read_options(flags: Parser, options: Mapping[str, object] | None) -> argpars
     """
     words = None if options is None else list(_words(options))
     read = flags.parse_args(words)
+    read.without = [modality for modality in MODALITIES if modality in (read.without or ())]
+    if len(read.without) == len(MODALITIES):
+        raise InputError("--without: expected a modality to stay, got all three")
     if read.grid and read.hyperparams is not None:
         raise InputError("--grid and --hyperparams: expected one of them, got both")
     if read.prune and read.hyperparams is not None:

@@ -62,6 +62,7 @@ def conditions(provenance: Provenance) -> dict[str, object]:
     """Returns what must stay the same while a run goes on.
 
     Files without the path were written before it was stored: their first command's flags say it.
+    What is trained without is stored only if there is any.
     """
     command = " ".join(map(str, provenance["command"]))
     reference = re.search(r"--stack[ =]1(?!\S)", command)
@@ -69,6 +70,7 @@ def conditions(provenance: Provenance) -> dict[str, object]:
         "data_set": provenance["data_set"],
         "emotion": provenance["emotion"],
         "path": "reference" if reference else "fast",
+        "without": [],
         **provenance["fixed"],
     }
 

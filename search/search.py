@@ -56,7 +56,9 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     plan = _plan(experiment, options, emotion)
     if not options.cluster:
         prepare(compiled=options.stack != 1 and not options.cuda)
-    loaded = load_corpus(options.data_path, experiment.name, options.max_len, emotion)
+    loaded = load_corpus(
+        options.data_path, experiment.name, options.max_len, emotion, options.without
+    )
     for note in loaded.notes:
         _say(note)
     data = Data(*loaded.splits)
@@ -95,7 +97,7 @@ def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | No
             names.setdefault(setting, []).append(name)
         settings, total = list(names), len(names)
     else:
-        settings = Settings(narrow(experiment.grid, options.grid or ()))
+        settings = Settings(narrow(experiment.grid, options.grid or (), options.without))
         total = settings.size
     return Plan(
         settings,
@@ -129,6 +131,7 @@ def _provenance(
             "torch": torch.__version__.split("+")[0],
             "columns": experiment.columns.all(),
             **pruning_condition(plan, options.pilots),
+            **({"without": options.without} if options.without else {}),
         },
         versions={"python": platform.python_version(), "numpy": np.__version__},
         command=sys.argv,
@@ -252,7 +255,8 @@ class _Search:
         device = ", ".join(sorted(set(self._devices())))
         _say(
             f"{self.experiment.name}: {sizes} examples (train/valid/test), "
-            f"audio, video, text of {', '.join(map(str, self.data.input_dims))} features; "
+            f"audio, video, text of {', '.join(map(str, self.data.input_dims))} features"
+            f"{' (0: left out)' * bool(options.without)}; "
             f"{device}, seed {options.seed}, torch {torch.__version__}"
         )
         _say(

@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model import LMF, SubNet, TextSubNet, low_rank_fusion
+from model import LMF, MODALITIES, SubNet, TextSubNet, low_rank_fusion
 from training.setting import ModelConfig
 
+SOME_MODALITIES = [kept for n in (1, 2, 3) for kept in combinations(MODALITIES, n)]
 FORWARD = np.load(Path(__file__).parent / "golden" / "forward.npz")
 OUTPUTS = {"mosi": 1, "iemocap": 2, "pom": 16}
 SUBNET_NAMES = [
@@ -156,6 +158,23 @@ def test_factors_start_with_the_xavier_deviation_of_convolution_kernels() -> Non
         assert factor.mean().item() == pytest.approx(0, abs=0.05 * expected)
 
 
+@pytest.mark.parametrize("kept", SOME_MODALITIES, ids=" ".join)
+def test_a_modality_without_features_leaves_the_product(kept: tuple[str, ...]) -> None:
+    dims = {"audio": 6, "video": 5, "text": 7}
+    sizes = [dims[modality] if modality in kept else 0 for modality in MODALITIES]
+    model = LMF(sizes, (4, 3, 6), 3, (0, 0, 0), 2, 2).eval()
+    names = [name for name in STATE_NAMES if name.startswith(("fusion", *kept))]
+    assert list(model.state_dict()) == names
+    shapes = {"audio": (5, 6), "video": (5, 5), "text": (5, 4, 7)}
+    given = {modality: torch.randn(shapes[modality]) for modality in kept}
+    inputs = [getattr(model, f"{modality}_subnet")(given[modality]) for modality in kept]
+    factors = [getattr(model, f"{modality}_factor") for modality in kept]
+    expected = low_rank_fusion(inputs, factors, model.fusion_weights, model.fusion_bias)
+    assert torch.equal(model(*map(given.get, MODALITIES)), expected)
+    noise = {modality: torch.full((5, 9), torch.nan) for modality in MODALITIES}
+    assert torch.equal(model(*(noise | given).values()), expected)
+
+
 def test_rank_weights_start_xavier_normal_and_the_bias_at_zero() -> None:
     torch.manual_seed(0)
     model = LMF((6, 5, 7), (2, 2, 2), 2, (0, 0, 0), output_dim=3, rank=5000)
@@ -228,6 +247,11 @@ def test_a_wrong_number_of_sizes_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="expects 3 input_dims"):
         LMF(inputs, hidden, 3, dropouts, 1, 2)
+
+
+def test_a_model_of_no_modality_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expects a modality with features, got \(0, 0, 0\)"):
+        LMF((0, 0, 0), (4, 3, 6), 3, (0, 0, 0), 1, 2)
 
 
 def test_load_gives_a_saved_model_back_ready_for_use(tmp_path: Path) -> None:

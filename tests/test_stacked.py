@@ -91,7 +91,8 @@ def drawn(count: int, base: Setting, seed: int = 1) -> list[Job]:
 
 
 def make_stack(size: Sizes, slots: int, work: Work, limits: Limits, on_gpu: bool) -> Stack:
-    words = Words(work.data.train.text), Words(work.data.valid.text)
+    texts = work.data.train.text, work.data.valid.text
+    words = (Words(texts[0]), Words(texts[1])) if work.data.input_dims[2] else None
     return Stack(size, slots, work.data, words, work.task, limits, on_gpu)
 
 
@@ -156,6 +157,21 @@ def test_a_stack_trains_each_setting_as_fit_does(name: str, base: Setting, on_gp
     results = stacked(jobs, work, slots=2, on_gpu=on_gpu)  # the others wait
     assert len({result.epochs for result in results.values()}) > 1
     assert len({(s.rank, s.audio_hidden, s.text_hidden) for s, _ in jobs}) > 4
+    check_equals_fit(results, work)
+
+
+@each_way
+@pytest.mark.parametrize("kept", ["a", "v", "t", "av", "at", "vt"])
+def test_any_modalities_are_trained_as_fit_does(kept: str, on_gpu: bool) -> None:
+    whole = make_work()
+    splits = []
+    for split in whole.data:
+        parts = {"a": split.audio, "v": split.visual, "t": split.text}
+        audio, visual, text = (x if part in kept else x[..., :0] for part, x in parts.items())
+        splits.append(Split(audio, visual, text, split.label))
+    work = Work(Data(*splits), whole.task)
+    results = stacked(drawn(4, PLAIN), work, slots=2, on_gpu=on_gpu)
+    assert len({len(tensors(result)) for result in results.values()}) == 1
     check_equals_fit(results, work)
 
 

@@ -32,7 +32,7 @@ def initial_model(setting: Setting, seed: int, input_dims: Sequence[int], output
 
 
 def adam(model: LMF, setting: Setting) -> torch.optim.Adam:
-    """Returns the optimizer: the three factors at their own learning rate, all else at another.
+    """Returns the optimizer: the factors at their own learning rate, all else at another.
 
     Source:
         As in the release: L2 coupled into the gradient, on both groups.

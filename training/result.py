@@ -26,7 +26,7 @@ class Data(NamedTuple):
 
     @property
     def input_dims(self) -> tuple[int, int, int]:
-        """Features of (audio, video, text)."""
+        """Features of (audio, video, text); 0 where a modality is left out."""
         audio, visual, text, _ = self.train[:]
         return audio.shape[1], visual.shape[1], text.shape[2]
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from training.setting import Setting
 
 RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")
+MOST_EPOCHS = 10**9  # as many as --epochs takes
 STATUSES = {"ok": True, "diverged": False, "failed": False}  # whether there are scores
 
 

@@ -126,8 +126,8 @@ class Records:
             self._line_end = line_end(path)
             if not self._line_end:
                 raise InputError(f"{path}, line 1: expected a line end after the columns; add it")
-            scores = (self.columns.valid_loss, self.columns.headline, "Epochs")
-            table = read_table(path, self._header, scores)
+            kept = (self.columns.valid_loss, self.columns.headline, "Epochs")
+            table = read_table(path, self._header, self.columns, kept)
             losses = table.scores[0]
             rows = table.where(losses == np.nanmin(losses, initial=math.inf)).rows()
             best = ((loss, setting, seed) for setting, seed, (loss, *_) in rows)
@@ -289,4 +289,4 @@ def _fault(model: SavedModel | None, best: BestRow) -> str:
         return "no such file"
     if model.row != best:
         return f"that of {describe(*model.row[1:])}, of {printed(model.row[0])}"
-    return "" if model.intact else "other weights than were saved"
+    return "" if model.intact else "other weights or sizes than were saved"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from test_records import SETTING, a_run, add, ranks, read, records, refusal, result, saved_rank
 
+import train_mosi
 from search.table import Table, read_table
 from training.setting import Setting
 from utils import InputError
@@ -230,6 +231,25 @@ def test_a_fault_after_blank_lines_is_named_by_its_line(tmp_path: Path) -> None:
     lines[3] = "\n" + lines[3].replace("ok", "fine")
     path.write_text("\n".join(lines) + "\n")
     assert "line 5: expected a row" in refusal(tmp_path)
+
+
+def test_pruned_rows_have_no_final_loss_and_may_not_contradict_each_other(tmp_path: Path) -> None:
+    path = a_run(tmp_path, result(2), result(3))
+    columns = train_mosi.COLUMNS
+    place = columns.all().index
+    *others, last = path.read_text().splitlines()
+    line = last.split(",")
+    for column in (*columns.release, *columns.own):
+        line[place(column)] = ""  # as pandas writes nan
+    line[place("Status")] = "pruned"
+    path.write_text("\n".join([*others, ",".join(line), ""]))
+    table = read_table(path, columns.all(), (columns.valid_loss, "Epochs"))
+    assert table.pruned.tolist() == [False, True]
+    assert table.scores[1].tolist() == [4, 4]
+    assert math.isnan(table.scores[0, 1])
+    line[place(columns.valid_loss)] = "1.5"
+    path.write_text(path.read_text() + ",".join(line) + "\n")
+    assert "run.csv, line 4: expected each setting and seed once" in refusal(tmp_path)
 
 
 def test_settings_are_numbered_apart_however_many_values_there_are() -> None:

@@ -243,7 +243,7 @@ def test_pruned_rows_have_no_final_loss_and_may_not_contradict_each_other(tmp_pa
         line[place(column)] = ""  # as pandas writes nan
     line[place("Status")] = "pruned"
     path.write_text("\n".join([*others, ",".join(line), ""]))
-    table = read_table(path, columns.all(), (columns.valid_loss, "Epochs"))
+    table = read_table(path, columns.all(), columns, (columns.valid_loss, "Epochs"))
     assert table.pruned.tolist() == [False, True]
     assert table.scores[1].tolist() == [4, 4]
     assert math.isnan(table.scores[0, 1])

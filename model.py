@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -171,6 +172,7 @@ class LMF(nn.Module):
                 stacklevel=2,
             )
         self.use_softmax = use_softmax
+        self.input_dims = tuple(input_dims)
 
         audio_in, video_in, text_in = input_dims
         audio_hidden, video_hidden, text_hidden = hidden_dims
@@ -207,6 +209,34 @@ class LMF(nn.Module):
         )
         return output.softmax(dim=1) if self.use_softmax else output
 
+    @torch.no_grad()
+    def predict(
+        self, audio: np.ndarray | Tensor, video: np.ndarray | Tensor, text: np.ndarray | Tensor
+    ) -> np.ndarray:
+        """Returns what `forward` does in eval mode, of arrays or tensors on any device, as numpy.
+
+        NaN and infinite features count as 0, as in the data that the loaders return.
+
+        Shape:
+            audio (B, audio_in); video (B, video_in); text (B, T, text_in), of any T.
+            Returns (B, output_dim).
+
+        Raises:
+            ValueError: The inputs have other shapes.
+        """
+        inputs = [
+            torch.as_tensor(x if isinstance(x, Tensor) else np.array(x, float)).to(self.fusion_bias)
+            for x in (audio, video, text)
+        ]
+        _check_inputs([tuple(x.shape) for x in inputs], self.input_dims)
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            return self(*(x.nan_to_num(0.0, 0.0, 0.0) for x in inputs)).cpu().numpy()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
     @classmethod
     def load(cls, path: str | PathLike[str], device: str | torch.device = "cpu") -> LMF:
         """Returns the trained model of a model_*.pt file in eval mode, ready for use.
@@ -235,6 +265,21 @@ class LMF(nn.Module):
                 f"else ({type(error).__name__})"
             ) from error
         return model.to(device).eval()
+
+
+def _check_inputs(shapes: Sequence[tuple[int, ...]], input_dims: Sequence[int]) -> None:
+    """Raises ValueError unless audio, video and text are as wide as a model takes them."""
+    are_right = (
+        [len(shape) for shape in shapes] == [2, 2, 3]
+        and [shape[-1] for shape in shapes] == list(input_dims)
+        and len({shape[0] for shape in shapes}) == 1
+        and all(map(all, shapes))
+    )
+    if not are_right:
+        expected = "audio (B, {}), video (B, {}) and text (B, T, {})".format(*input_dims)
+        raise ValueError(
+            f"the model expects {expected}, got {', '.join(map(str, shapes[:2]))} and {shapes[2]}"
+        )
 
 
 def _check_alike(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

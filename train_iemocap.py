@@ -75,6 +75,7 @@ EXPERIMENT = Experiment(
     grid=GRID,
     columns=COLUMNS,
     task=make_task,
+    classes=True,
 )
 
 

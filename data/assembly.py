@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -62,10 +62,12 @@ def assemble(
     corpus: Corpus,
     max_len: int | None = None,
     emotion: str | None = None,
+    only: str | None = None,
 ) -> Assembled:
     """Returns the data set that a pickle's contents are, as the train scripts take it.
 
     Errors and notes call the file by its path. max_len cuts or pads the text to so many steps.
+    One split alone, if `only` names it, may lack the label.
 
     Raises:
         InputError: The contents are no such data.
@@ -75,16 +77,26 @@ def assemble(
             names = ", ".join(corpus.emotions)
             raise InputError(f"emotion: expected one of {names}, got {emotion!r}")
         data = _member(data, emotion, path)
+    splits = (only,) if only else SPLITS
+    parts = {split: _member(data, split, path) for split in splits}
+    unlabelled = only and "label" not in cast(dict, parts[only])
     raw: Arrays = {
-        split: {modality: _array(path, data, split, modality) for modality in MODALITIES}
-        for split in SPLITS
+        split: {
+            modality: _array(path, data, split, modality)
+            for modality in MODALITIES[: 3 if unlabelled else 4]
+        }
+        for split in splits
     }
-    _check(path, raw, corpus)
+    _check(path, raw)
     name = f"{path}: {emotion}" if emotion else str(path)
-    notes = list(_clean(raw, corpus))
-    notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
-    ids = {split: _ids(_member(data, split, path), len(raw[split]["label"])) for split in SPLITS}
-    notes += [f"{split}/id: not one per example: left out" for split in SPLITS if ids[split] == []]
+    notes = list(_clean(raw))
+    if not unlabelled:
+        _check_labels(path, raw, corpus)
+        notes += _drop_extra(raw, corpus)
+    if not only:
+        notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
+    ids = {split: _ids(parts[split], len(raw[split]["glove"])) for split in splits}
+    notes += [f"{split}/id: not one per example: left out" for split in splits if ids[split] == []]
     if max_len is not None:
         _set_length(raw, max_len, corpus)
     found = {split: names for split, names in ids.items() if names}
@@ -171,23 +183,27 @@ def _array(path: Path, data: object, split: str, modality: str) -> np.ndarray:
         return array.astype(np.float32)  # what is too large for that is infinite from here on
 
 
-def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
+def _check(path: Path, raw: Arrays) -> None:
+    first = next(iter(raw.values()))
     for split, arrays in raw.items():
         counts = {f"{split}/{modality}": len(array) for modality, array in arrays.items()}
         if len(set(counts.values())) > 1:
             raise InputError(f"{path}: expected equally many examples in {split}, got {counts}")
         for modality, array in arrays.items():
-            expected = raw["train"][modality].shape[1:]
+            expected = first[modality].shape[1:]
             if array.shape[1:] != expected:
                 raise InputError(
                     f"{path}: expected {split}/{modality} to be {('N', *expected)} as in train, "
                     f"got {array.shape}"
                 )
         refuse_token_numbers(f"{path}: {split}/glove", arrays["glove"])
-    if len(raw["train"]["label"]) < 2:
+    if len(raw) > 1 and len(first["glove"]) < 2:
         raise InputError(f"{path}: expected at least 2 training examples, got 1")
-    columns = raw["train"]["label"].shape[1]
-    if columns not in corpus.columns_in_files:
+
+
+def _check_labels(path: Path, raw: Arrays, corpus: Corpus) -> None:
+    columns = next(iter(raw.values()))["label"].shape[1]
+    if corpus.label_columns and columns not in corpus.columns_in_files:
         raise InputError(
             f"{path}: expected labels with {corpus.label_columns} columns, got {columns}"
         )
@@ -202,8 +218,8 @@ def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
             raise InputError(f"{path}: expected one-hot labels in {split}/label, got others")
 
 
-def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
-    """Sets NaN and inf features to 0, drops a column too many, and yields what is to be said."""
+def _clean(raw: Arrays) -> Iterator[str]:
+    """Sets NaN and inf features to 0, and yields what is to be said."""
     for modality, role in _FEATURES:
         found = []
         for split, arrays in raw.items():
@@ -216,7 +232,12 @@ def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
             yield f"{role}: values set to 0: {'; '.join(found)}"
         if splits := [split for split, arrays in raw.items() if not arrays[modality].any()]:
             yield f"{role}: every value is 0 in {', '.join(splits)}"
-    if raw["train"]["label"].shape[1] > corpus.label_columns:
+
+
+def _drop_extra(raw: Arrays, corpus: Corpus) -> Iterator[str]:
+    """Drops a column too many of the labels, and yields what is to be said."""
+    columns = next(iter(raw.values()))["label"].shape[1]
+    if corpus.extra_column is not None and columns > corpus.label_columns:
         for arrays in raw.values():
             arrays["label"] = corpus.without_extra(arrays["label"])
         yield corpus.extra_note

@@ -17,10 +17,12 @@ from training.stacked import Job
 class Experiment(NamedTuple):
     """What sets one data set's search apart."""
 
-    name: str  # in the table of corpora, and so of its pickle and its table in hyperparams.txt
+    name: str  # of its pickle, its table in hyperparams.txt, and its row among the corpora, if any
     grid: Grid  # the released search space
     columns: Columns  # of the CSV
     task: Callable[[Data], Task]  # the loss and the scores, given the data
+    outputs: tuple[str, ...] = ()  # what the model's outputs are called, if there are several
+    classes: bool = False  # whether they are logits; then labels are one-hot, or class numbers
 
 
 class Plan(NamedTuple):

@@ -138,9 +138,8 @@ def _scores(trained: Trained, data: Assembled, split: str, path: Path) -> Mappin
     }
     test = splits[split]
     data_set = Data(splits.get("train", test), splits.get("valid", test), test)
-    task, experiment = trained.experiment.task(data_set), trained.experiment
-    outputs = trained.model.fusion_bias.shape[1]
-    if task.output_dim > outputs or (task.output_dim < outputs and not experiment.classes):
+    task, outputs = trained.experiment.task_of(data_set), trained.model.fusion_bias.shape[1]
+    if task.output_dim > outputs or (task.output_dim < outputs and not trained.experiment.classes):
         raise InputError(
             f"{path}: expected labels for the model's {outputs} outputs, got some for "
             f"{task.output_dim}"

@@ -58,12 +58,13 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     for note in loaded.notes:
         _say(note)
     data = Data(*loaded.splits)
-    outputs = data.train.label.shape[1]
-    if options.output_dim != outputs:
+    outputs = experiment.task_of(data).output_dim
+    if options.output_dim not in (None, outputs):
         raise InputError(
-            f"--output_dim: expected {outputs}, as many as the labels' columns, "
-            f"got {options.output_dim}"
+            f"--output_dim: expected {outputs}, the outputs for {experiment.name}'s labels, got "
+            f"{options.output_dim}; other labels take a script of your own: docs/own-data.md"
         )
+    options.output_dim = outputs
     stem = "_".join(filter(None, (options.signiture, emotion, options.run_id)))
     if len(os.fsencode(stem)) > _LONGEST_NAME:
         raise InputError(
@@ -180,7 +181,7 @@ class _Search:
 
     def _train(self) -> None:
         trainer = Trainer(
-            self.experiment.task(self.data),
+            self.experiment.task_of(self.data),
             Limits(self.options.epochs, self.options.patience),
             self.options.stack,
             self.options.verbose,

@@ -112,8 +112,8 @@ def test_a_row_has_id_label_and_what_the_model_predicts(
         probability = [[float(row[f"probability {i}"]) for i in (0, 1)] for row in rows]
         softmax = torch.from_numpy(output).softmax(1).numpy()
         np.testing.assert_allclose(probability, softmax, rtol=1e-5)
-    for title, values in (("label", label), ("prediction", found)):
-        written = [[float(row[title + name]) for name in names] for row in rows]
+    for kind, values in (("label", label), ("prediction", found)):
+        written = [[float(row[kind + name]) for name in names] for row in rows]
         np.testing.assert_allclose(written, values, rtol=1e-5)
 
 
@@ -242,6 +242,19 @@ def test_only_earlier_predictions_are_replaced(
     with pytest.raises(InputError, match="expected no file, or earlier predictions"):
         run(model, folder, tmp_path / "results_mosi_1.csv")
     assert (tmp_path / "results_mosi_1.csv").read_text() == "rank,Test MAE\n4,0.9\n"
+
+
+def test_the_readmes_example_predicts(
+    ready: Callable[[str], Ready], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("models", "data"):
+        (tmp_path / name).symlink_to(ready("mosi").folder)
+    monkeypatch.chdir(tmp_path)
+    readme = (predict.ROOT / "README.md").read_text(encoding="utf-8")
+    code = readme.partition("\n## Use a model\n")[2].partition("```python\n")[2].partition("```")[0]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert np.shape(names["prediction"]) == (11, 1)  # pyright: ignore
 
 
 INPUTS = tuple(torch.randn(5, *size, generator=torch.Generator()) for size in ((6,), (4,), (3, 7)))

@@ -145,7 +145,7 @@ def _scores(trained: Trained, data: Assembled, split: str, path: Path) -> Mappin
             f"{task.output_dim}"
         )
     if len(splits) == 1:
-        print(f"without train and valid, what is said of these in docs/metrics.md is of {split}")
+        print(f"what docs/metrics.md says of the train and validation splits is of {split} here")
     return score(trained.model, data_set, task)
 
 

@@ -167,7 +167,7 @@ def test_one_labelled_split_is_scored(
     said = capsys.readouterr().out
     best = min(rows, key=lambda row: float(row["Best Validation MAE"]))
     assert f"Test MAE: {best['Test MAE']}\n" in said
-    assert "without train and valid" in said
+    assert "train and validation splits is of test here" in said
 
 
 def test_what_is_not_finite_is_counted(

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import BinaryIO
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -180,7 +181,9 @@ class LMF(nn.Module):
                 stacklevel=2,
             )
         self.use_softmax = use_softmax
-        self.modalities = [name for name, size in zip(MODALITIES, input_dims, strict=True) if size]
+        sizes = zip(MODALITIES, input_dims, strict=True)
+        self.input_dims = {name: size for name, size in sizes if size}
+        self.modalities = list(self.input_dims)
         if not self.modalities:
             raise ValueError(f"LMF expects a modality with features, got {tuple(input_dims)}")
 
@@ -219,6 +222,45 @@ class LMF(nn.Module):
             self.fusion_bias,
         )
         return output.softmax(dim=1) if self.use_softmax else output
+
+    @torch.no_grad()
+    def predict(
+        self,
+        audio: np.ndarray | Tensor | None,
+        video: np.ndarray | Tensor | None,
+        text: np.ndarray | Tensor | None,
+    ) -> np.ndarray:
+        """Returns what `forward` does in eval mode, of arrays or tensors on any device, as numpy.
+
+        NaN and infinite features count as 0, as in the data that the loaders return. What the model
+        was trained without is not looked at.
+
+        Shape:
+            audio (B, audio_in); video (B, video_in); text (B, T, text_in), of any T.
+            Returns (B, output_dim).
+
+        Raises:
+            ValueError: The inputs have other shapes.
+        """
+        given: dict[str, np.ndarray | Tensor | None] = {
+            "audio": audio,
+            "video": video,
+            "text": text,
+        }
+        inputs: dict[str, Tensor | None] = dict.fromkeys(MODALITIES)
+        for name in self.modalities:
+            x = given[name]
+            tensor = torch.as_tensor(x if isinstance(x, Tensor) else np.array(x, float))
+            inputs[name] = tensor.to(self.fusion_bias).nan_to_num(0.0, 0.0, 0.0)
+        shapes = {name: tuple(x.shape) for name, x in inputs.items() if x is not None}
+        _check_inputs(shapes, self.input_dims)
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            return self(*inputs.values()).cpu().numpy()
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: str | torch.device = "cpu") -> LMF:
@@ -279,6 +321,21 @@ def check_whole(state: Mapping[str, Tensor]) -> None:
 def _without_waiting(path: str, flags: int) -> int:
     """Opens a file for `open`, and a pipe at once, which has nothing to be read then."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_inputs(shapes: Mapping[str, tuple[int, ...]], input_dims: Mapping[str, int]) -> None:
+    """Raises ValueError unless each modality is as wide as a model takes it."""
+    expected = {name: ("B", *["T"][name != "text" :], size) for name, size in input_dims.items()}
+    are_right = all(
+        len(shape) == len(expected[name]) and shape[-1] == input_dims[name] and all(shape)
+        for name, shape in shapes.items()
+    )
+    if not are_right or len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"the model expects {_listed(expected)}; got {_listed(shapes)}")
+
+
+def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
+    return ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items())
 
 
 def _check_alike(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -80,6 +80,7 @@ EXPERIMENT = Experiment(
     grid=GRID,
     columns=COLUMNS,
     task=make_task,
+    classes=True,
 )
 
 

@@ -109,6 +109,7 @@ EXPERIMENT = Experiment(
     grid=GRID,
     columns=COLUMNS,
     task=lambda data: Task(output_dim=16, loss=loss, loss_divisor=16, scores=scores),
+    outputs=TRAITS,
 )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.assembly import assemble, emotions_in, read_pickle
-from data.corpora import CORPORA, SPLITS
+from data.corpora import CORPORA, SPLITS, UNKNOWN, Corpus
 from data.files import InputError as InputError
 from data.files import checksum, opened_unchanged
 from data.files import printable as printable
@@ -81,34 +81,52 @@ def load_corpus(
     emotion: str | None = None,
     without: Collection[str] = (),
 ) -> Loaded:
-    """Returns a data set of data/corpora.py, and the checksum of the very bytes it was read from.
+    """Returns the data set of name.pkl, and the checksum of the very bytes it was read from.
 
-    As `load_mosi` loads mosi.pkl, but nothing is printed: the notes say what there is to say.
-    What is in `without`, of audio, video and text, has no features, and may be missing in the file.
+    As `load` does, but nothing is printed: the notes say what there is to say. What
+    data/corpora.py knows of the name is checked. What is in `without`, of audio, video and text,
+    has no features, and may be missing in the file.
 
     Raises:
         InputError: The file is missing, damaged, unsafe, doesn't hold such data, or changes while
             it is read.
     """
-    return _load(data_path, name, max_len, emotion, checksum, without)
+    path = _in_folder(data_path, name)
+    return _load(path, CORPORA.get(name, UNKNOWN), max_len, emotion, checksum, without)
+
+
+def load(
+    path: str | PathLike[str],
+    max_len: int | None = None,
+    emotion: str | None = None,
+    corpus: Corpus = UNKNOWN,
+) -> Splits:
+    """Returns (train_set, valid_set, test_set, (audio_in, video_in, text_in)) of a pickle.
+
+    NaN and infinite features become 0, and their number is printed.
+
+    Args:
+        path: The pickle.
+        max_len: Cuts or pads the text to this many steps, keeping the words; None: as in the file.
+        emotion: One of the corpus' emotions, if it has any.
+        corpus: What is known of the data set, and so checked. By default nothing is: labels (N, L)
+            may have any number of columns.
+
+    Raises:
+        InputError: The file is missing, damaged, unsafe, or doesn't hold such data.
+    """
+    loaded = _load(Path(path), corpus, max_len, emotion, lambda file: "")
+    for note in loaded.notes:
+        print(note)
+    return loaded[:4]
 
 
 def load_mosi(data_path: str | PathLike[str], max_len: int | None = None) -> Splits:
     """Returns (train_set, valid_set, test_set, (audio_in, video_in, text_in)) of mosi.pkl.
 
-    Args:
-        data_path: The folder that holds the pickle.
-        max_len: Cuts or pads the text to this many steps, keeping the words; None: as in the file.
-
-    NaN and infinite features become 0, and their number is printed.
-
-    Shape:
-        Labels are (N, 1): sentiment from -3 to 3.
-
-    Raises:
-        InputError: The file is missing, damaged, unsafe, or doesn't hold such data.
+    As `load`, from the folder that holds it. Labels are (N, 1): sentiment from -3 to 3.
     """
-    return _load_and_print(data_path, "mosi", max_len)
+    return load(_in_folder(data_path, "mosi"), max_len, corpus=CORPORA["mosi"])
 
 
 def load_pom(data_path: str | PathLike[str], max_len: int | None = None) -> Splits:
@@ -117,7 +135,7 @@ def load_pom(data_path: str | PathLike[str], max_len: int | None = None) -> Spli
     As `load_mosi`, with labels (N, 16), one column per trait, from 1 to 7. A file with 17 columns
     has Sentiment at index 14, which is dropped.
     """
-    return _load_and_print(data_path, "pom", max_len)
+    return load(_in_folder(data_path, "pom"), max_len, corpus=CORPORA["pom"])
 
 
 def load_iemocap(
@@ -128,21 +146,13 @@ def load_iemocap(
     As `load_mosi`, with one-hot labels (N, 2): the emotion (happy, sad, angry or neutral) is
     present or absent.
     """
-    return _load_and_print(data_path, "iemocap", max_len, emotion)
-
-
-def _load_and_print(
-    data_path: str | PathLike[str], name: str, max_len: int | None, emotion: str | None = None
-) -> Splits:
-    loaded = _load(data_path, name, max_len, emotion, lambda file: "")
-    for note in loaded.notes:
-        print(note)
-    return loaded[:4]
+    return load(_in_folder(data_path, "iemocap"), max_len, emotion, CORPORA["iemocap"])
 
 
 def require_emotions(data_path: str | PathLike[str]) -> None:
     """Raises InputError unless iemocap.pkl has all emotions."""
-    path, data, _ = _read(data_path, "iemocap", lambda file: "")
+    path = _in_folder(data_path, "iemocap")
+    data, _ = _read(path, lambda file: "")
     present = emotions_in(data, CORPORA["iemocap"])
     if 0 < len(present) < len(EMOTIONS):
         raise InputError(
@@ -152,36 +162,39 @@ def require_emotions(data_path: str | PathLike[str]) -> None:
 
 
 def _load(
-    data_path: str | PathLike[str],
-    name: str,
+    path: Path,
+    corpus: Corpus,
     max_len: int | None,
     emotion: str | None,
     digest: Callable[[BinaryIO], str],  # takes as long as reading does: for whoever needs it
     without: Collection[str] = (),
 ) -> Loaded:
-    path, data, sha256 = _read(data_path, name, digest)
-    assembled = assemble(path, data, CORPORA[name], max_len, emotion, without)
+    data, sha256 = _read(path, digest)
+    assembled = assemble(path, data, corpus, max_len, emotion, without)
     train, valid, test = (
         Split(*map(torch.from_numpy, assembled.arrays[split].values())) for split in SPLITS
     )
     return Loaded(train, valid, test, assembled.dims, sha256, assembled.notes, assembled.ids)
 
 
-def _read(
-    data_path: str | PathLike[str], name: str, digest: Callable[[BinaryIO], str]
-) -> tuple[Path, object, str]:
-    """Returns a data set's path, what its pickle holds, and its digest."""
+def _in_folder(data_path: str | PathLike[str], name: str) -> Path:
     if os.path.isfile(data_path):
         raise InputError(
             f"{data_path}: expected the folder that holds {name}.pkl, got a file; name its folder: "
             f"--data_path {quoted(Path(data_path).parent)}"
         )
-    path = Path(data_path) / f"{name}.pkl"
+    return Path(data_path) / f"{name}.pkl"
+
+
+def _read(path: Path, digest: Callable[[BinaryIO], str]) -> tuple[object, str]:
+    """Returns what a pickle holds, and its digest."""
     with opened_unchanged(path, f"no such file; {_how_to_get(path)}") as file:
-        return path, read_pickle(path, file), digest(file)
+        return read_pickle(path, file), digest(file)
 
 
 def _how_to_get(path: Path) -> str:
+    if path.stem not in CORPORA:
+        return "save the arrays there (docs/own-data.md), or name its folder with --data_path"
     others = [f for f in sorted(path.parent.glob("*")) if f.suffix in SUFFIXES]
     others = [f for f in others if path.stem in f.name and f.name != path.name]
     if others:

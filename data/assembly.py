@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -63,11 +63,13 @@ def assemble(
     max_len: int | None = None,
     emotion: str | None = None,
     without: Collection[str] = (),
+    only: str | None = None,
 ) -> Assembled:
     """Returns the data set that a pickle's contents are, as the train scripts take it.
 
     Errors and notes call the file by its path. max_len cuts or pads the text to so many steps.
-    What is in `without`, of audio, video and text, is not looked at, and has no features.
+    What is in `without`, of audio, video and text, is not looked at, and has no features. One split
+    alone, if `only` names it, may lack the label.
 
     Raises:
         InputError: The contents are no such data.
@@ -77,13 +79,21 @@ def assemble(
             names = ", ".join(corpus.emotions)
             raise InputError(f"emotion: expected one of {names}, got {emotion!r}")
         data = _member(data, emotion, path)
-    raw: Arrays = {split: _split(path, data, split, without) for split in SPLITS}
-    _check(path, raw, corpus)
+    splits = (only,) if only else SPLITS
+    parts = {split: _member(data, split, path) for split in splits}
+    unlabelled = only is not None and "label" not in cast(dict, parts[only])
+    left_out = {*without, *(["label"] if unlabelled else [])}
+    raw: Arrays = {split: _split(path, data, split, left_out) for split in splits}
+    _check(path, raw)
     name = f"{path}: {emotion}" if emotion else str(path)
-    notes = list(_clean(raw, corpus))
-    notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
-    ids = {split: _ids(_member(data, split, path), len(raw[split]["label"])) for split in SPLITS}
-    notes += [f"{split}/id: not one per example: left out" for split in SPLITS if ids[split] == []]
+    notes = list(_clean(raw))
+    if not unlabelled:
+        _check_labels(path, raw, corpus)
+        notes += _drop_extra(raw, corpus)
+    if not only:
+        notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
+    ids = {split: _ids(parts[split], len(raw[split]["glove"])) for split in splits}
+    notes += [f"{split}/id: not one per example: left out" for split in splits if ids[split] == []]
     if max_len is not None and "text" not in without:
         _set_length(raw, max_len, corpus)
     found = {split: names for split, names in ids.items() if names}
@@ -156,13 +166,17 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _split(path: Path, data: object, split: str, without: Collection[str]) -> dict[str, np.ndarray]:
-    kept = [modality for modality in MODALITIES if _FEATURES.get(modality) not in without]
+def _split(
+    path: Path, data: object, split: str, left_out: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Returns a split's arrays; what is left out has no features, a label is not there then."""
+    roles = {modality: _FEATURES.get(modality, modality) for modality in MODALITIES}
+    kept = [modality for modality, role in roles.items() if role not in left_out]
     arrays = {modality: _array(path, data, split, modality) for modality in kept}
-    count = len(arrays["label"])
-    for modality in set(MODALITIES) - set(kept):
+    count = len(arrays[kept[0]])
+    for modality in _FEATURES.keys() - set(kept):
         arrays[modality] = np.zeros((count, 0, 0)[: _ndim(modality)], np.float32)
-    return {modality: arrays[modality] for modality in MODALITIES}
+    return {modality: arrays[modality] for modality in MODALITIES if modality in arrays}
 
 
 def _ndim(modality: str) -> int:
@@ -185,23 +199,27 @@ def _array(path: Path, data: object, split: str, modality: str) -> np.ndarray:
         return array.astype(np.float32)  # what is too large for that is infinite from here on
 
 
-def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
+def _check(path: Path, raw: Arrays) -> None:
+    first = next(iter(raw.values()))
     for split, arrays in raw.items():
         counts = {f"{split}/{modality}": len(array) for modality, array in arrays.items()}
         if len(set(counts.values())) > 1:
             raise InputError(f"{path}: expected equally many examples in {split}, got {counts}")
         for modality, array in arrays.items():
-            expected = raw["train"][modality].shape[1:]
+            expected = first[modality].shape[1:]
             if array.shape[1:] != expected:
                 raise InputError(
                     f"{path}: expected {split}/{modality} to be {('N', *expected)} as in train, "
                     f"got {array.shape}"
                 )
         refuse_token_numbers(f"{path}: {split}/glove", arrays["glove"])
-    if len(raw["train"]["label"]) < 2:
+    if len(raw) > 1 and len(first["glove"]) < 2:
         raise InputError(f"{path}: expected at least 2 training examples, got 1")
-    columns = raw["train"]["label"].shape[1]
-    if columns not in corpus.columns_in_files:
+
+
+def _check_labels(path: Path, raw: Arrays, corpus: Corpus) -> None:
+    columns = next(iter(raw.values()))["label"].shape[1]
+    if corpus.label_columns and columns not in corpus.columns_in_files:
         raise InputError(
             f"{path}: expected labels with {corpus.label_columns} columns, got {columns}"
         )
@@ -216,8 +234,8 @@ def _check(path: Path, raw: Arrays, corpus: Corpus) -> None:
             raise InputError(f"{path}: expected one-hot labels in {split}/label, got others")
 
 
-def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
-    """Sets NaN and inf features to 0, drops a column too many, and yields what is to be said."""
+def _clean(raw: Arrays) -> Iterator[str]:
+    """Sets NaN and inf features to 0, and yields what is to be said."""
     for modality, role in _FEATURES.items():
         found = []
         for split, arrays in raw.items():
@@ -231,7 +249,12 @@ def _clean(raw: Arrays, corpus: Corpus) -> Iterator[str]:
         parts = {split: arrays[modality] for split, arrays in raw.items()}
         if splits := [split for split, part in parts.items() if part.size and not part.any()]:
             yield f"{role}: every value is 0 in {', '.join(splits)}"
-    if raw["train"]["label"].shape[1] > corpus.label_columns:
+
+
+def _drop_extra(raw: Arrays, corpus: Corpus) -> Iterator[str]:
+    """Drops a column too many of the labels, and yields what is to be said."""
+    columns = next(iter(raw.values()))["label"].shape[1]
+    if corpus.extra_column is not None and columns > corpus.label_columns:
         for arrays in raw.values():
             arrays["label"] = corpus.without_extra(arrays["label"])
         yield corpus.extra_note

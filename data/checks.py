@@ -24,6 +24,8 @@ def label_notes(corpus: Corpus, labels: Labels) -> list[str]:
     values = _all_values(labels)
     if not values.size:
         return ["labels: no numbers"]
+    if not corpus.label_columns:
+        return list(_constant_notes(labels))
     notes = [*_range_notes(corpus, values), *_sign_notes(corpus, labels), *_constant_notes(labels)]
     if (classes := _classes(values)).size:
         numbers = ", ".join(f"{number:g}" for number in classes)

@@ -1,6 +1,7 @@
 """What is known of the data sets, a row each: whatever else needs such a fact reads it here.
 
-A new data set takes a row, and a train script whose experiment has its name.
+A new data set takes a row, and a train script whose experiment has its name. It can be trained
+without the row (docs/own-data.md): then nothing is known of it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Corpus(NamedTuple):
     sha256: str
     examples: tuple[int, int, int]  # in train, valid and test
     dims: tuple[int, int, int]  # features of audio, video and text
-    label_columns: int
+    label_columns: int  # 0: any number
     label_range: tuple[float, float]  # the lowest and the highest that make sense
     padded_in_front: bool  # texts; else at the end
     steps: int = 20  # words of a text
@@ -99,3 +100,4 @@ _ALL = (
     ),
 )
 CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
+UNKNOWN = Corpus("", "", "", 0, "", (0, 0, 0), (0, 0, 0), 0, (-np.inf, np.inf), False)

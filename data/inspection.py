@@ -130,7 +130,8 @@ def corpus_of(found: Found) -> Corpus:
         widths = [f"(N, {c.label_columns}) of {c.title}" for c in CORPORA.values()]
         raise InputError(
             f"{found.path}: expected labels {', '.join(widths)}, or (N, 4, 2), (N, 9) or "
-            f"(N, 11) of emotions, got {shape}"
+            f"(N, 11) of emotions, got {shape}; other labels take a script of your own: "
+            "docs/own-data.md"
         )
     return max(fitting, key=lambda corpus: corpus.name in found.path.name)  # the first of equals
 
@@ -150,7 +151,8 @@ def _check_labels(found: Found, corpus: Corpus, notes: list[str]) -> None:
             low, high = corpus.label_range
             raise InputError(
                 f"the labels are class numbers, it seems: expected {corpus.title}'s, which go from "
-                f"{low} to {high}; save named arrays with those (data/README.md), and convert them"
+                f"{low} to {high}; save named arrays with those (data/README.md), and convert "
+                "them; or train classes: docs/own-data.md"
             )
 
 

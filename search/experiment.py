@@ -12,15 +12,32 @@ from search.table import Table
 from training.result import Data, Task
 from training.setting import Setting
 from training.stacked import Job
+from utils import InputError
 
 
 class Experiment(NamedTuple):
     """What sets one data set's search apart."""
 
-    name: str  # in the table of corpora, and so of its pickle and its table in hyperparams.txt
+    name: str  # of its pickle, its table in hyperparams.txt, and its row among the corpora, if any
     grid: Grid  # the released search space
     columns: Columns  # of the CSV
     task: Callable[[Data], Task]  # the loss and the scores, given the data
+    outputs: tuple[str, ...] = ()  # what the model's outputs are called, if there are several
+    classes: bool = False  # whether they are logits; then labels are one-hot, or class numbers
+
+    def task_of(self, data: Data) -> Task:
+        """Returns the task.
+
+        Raises:
+            InputError: The labels have other columns than the model would have outputs.
+        """
+        task, columns = self.task(data), data.train.label.shape[1]
+        if not self.classes and columns != task.output_dim:
+            raise InputError(
+                f"train_{self.name}.py: expected labels with a column for each of its "
+                f"{task.output_dim} outputs, got {columns}"
+            )
+        return task
 
 
 class Plan(NamedTuple):

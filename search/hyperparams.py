@@ -37,7 +37,7 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
             continue
         try:
             if words[0].startswith("["):
-                table, headed = _new_table(words, tables), False
+                table, headed = _new_table(words, tables, data_set), False
             elif table is None:
                 raise InputError("expected a table's name, such as [pom], before anything else")
             elif headed:
@@ -51,10 +51,10 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
     found = tables.get(data_set, {})
     missing = [name for name in names if name not in found]
     if missing or not found:
-        unpublished = path == HYPERPARAMS_FILE and not found
+        corpus = None if found or path != HYPERPARAMS_FILE else CORPORA.get(data_set)
         raise InputError(
             f"{path}: expected a setting for {' and '.join(missing) or data_set}, got none"
-            f"{f' (none was published for {CORPORA[data_set].title})' if unpublished else ''}; "
+            f"{f' (none was published for {corpus.title})' if corpus else ''}; "
             f"add a row to its table [{data_set}]"
         )
     return {name: found[name] for name in names or found}
@@ -72,10 +72,12 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _new_table(words: list[str], tables: dict[str, dict[str, Setting]]) -> dict[str, Setting]:
-    name = words[0].strip("[]")
-    if words != [f"[{name}]"] or name not in CORPORA:
-        known = ", ".join(f"[{name}]" for name in CORPORA)
+def _new_table(
+    words: list[str], tables: dict[str, dict[str, Setting]], data_set: str
+) -> dict[str, Setting]:
+    name, names = words[0].strip("[]"), dict.fromkeys((*CORPORA, data_set))
+    if words != [f"[{name}]"] or name not in names:
+        known = ", ".join(f"[{name}]" for name in names)
         raise InputError(f"expected one of {known}, got {' '.join(words)!r}")
     if name in tables:
         raise InputError(f"expected one table per data set, got [{name}] again")

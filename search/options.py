@@ -89,8 +89,11 @@ def _address(text: str) -> str:
     return text
 
 
-def parser(description: str | None, name: str, epochs: int, output_dim: int) -> Parser:
-    """Returns the flags that all three scripts have, with one data set's defaults."""
+def parser(description: str | None, name: str, epochs: int, output_dim: int | None) -> Parser:
+    """Returns the flags that all train scripts have, with one data set's defaults.
+
+    The outputs are None where the data say how many there are.
+    """
     flags = Parser(description=description)
     add = flags.add_argument_group("files").add_argument
     add("--data_path", type=folder, default="./data", help="folder of the pickles")

@@ -62,12 +62,13 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     for note in loaded.notes:
         _say(note)
     data = Data(*loaded.splits)
-    outputs = data.train.label.shape[1]
-    if options.output_dim != outputs:
+    outputs = experiment.task_of(data).output_dim
+    if options.output_dim not in (None, outputs):
         raise InputError(
-            f"--output_dim: expected {outputs}, as many as the labels' columns, "
-            f"got {options.output_dim}"
+            f"--output_dim: expected {outputs}, the outputs for {experiment.name}'s labels, got "
+            f"{options.output_dim}; other labels take a script of your own: docs/own-data.md"
         )
+    options.output_dim = outputs
     stem = "_".join(filter(None, (options.signiture, emotion, options.run_id)))
     if len(os.fsencode(stem)) > _LONGEST_NAME:
         raise InputError(
@@ -191,7 +192,7 @@ class _Search:
         return ["cpu"] * min(self.options.jobs or joblib.cpu_count(), left)
 
     def _train(self) -> None:
-        options, task = self.options, self.experiment.task(self.data)
+        options, task = self.options, self.experiment.task_of(self.data)
         jobs = self.plan.jobs_left(self.done)
 
         def stack(size: Sizes) -> int:

@@ -189,15 +189,29 @@ def test_the_page_on_metrics_has_every_column() -> None:
         assert [column for column in script.COLUMNS.all() if column not in columns] == []
 
 
+def example(title: str) -> dict[str, list[str]]:
+    """Returns the cells of a section's tables, by their rows' first ones."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    return {name: cells for name, *cells in rows}
+
+
 def test_the_worked_example_of_the_metrics_is_right() -> None:
-    example = section("A worked example")
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in example.splitlines()
-        if line.startswith("|")
-    ]
-    table = {row[0]: row[1:] for row in rows}
+    table = example("A worked example")
     label, output = (np.array(table[name], np.float32)[:, None] for name in ("label", "prediction"))
     loss = float(train_mosi.loss(torch.from_numpy(output), torch.from_numpy(label)).mean())
     scores = train_mosi.scores(Scored(loss, loss, output, label, output, label))
     assert scores == pytest.approx({name: float(table[name][0]) for name in scores}, abs=5e-5)
+
+
+def test_the_example_of_weighted_f1_is_right() -> None:
+    title = "Weighted F1 and the emotion's own"
+    table = example(title)
+    label, output = (np.eye(2)[np.array(table[name], int)] for name in ("label", "prediction"))
+    scores = train_iemocap.scores(Scored(0, 0, output, label, output, label), present=1)
+    del scores["Test CrossEntropyLoss"]
+    assert scores == pytest.approx({name: float(table[name][0]) for name in scores}, abs=5e-5)
+    absent = np.eye(2)[np.zeros(8, int)]
+    scores = train_iemocap.scores(Scored(0, 0, absent, label, absent, label), present=1)
+    said = ", ".join(f"{scores[name]:.4f}" for name in table if name in scores)
+    assert said.replace("0, 0.6", "0 and 0.6") in section(title)

@@ -459,7 +459,7 @@ def refused(data_set: str, line: list[str]) -> str:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("--output_dim 2", "--output_dim: expected 1, as many as the labels' columns, got 2"),
+        ("--output_dim 2", "got 2; other labels take a script of your own: docs/own-data.md"),
         (f"--seed {2**63 - 3} --repeats 4", f"--seed: expected at most {2**63 - 4} with"),
         ("--run_id a/b", "--run_id: expected a part of a file name, got 'a/b'"),
         ("--signiture ..", "--signiture/--signature: expected a part of a file name"),

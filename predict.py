@@ -17,7 +17,7 @@ import torch
 
 from data.assembly import Assembled, assemble
 from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS, UNKNOWN
-from data.files import InputError, make_folder, printable, write_atomically
+from data.files import InputError, make_folder, open_regular, printable, write_atomically
 from data.formats import read
 from data.layouts import ROLE_NAMES, Found
 from model import LMF
@@ -52,6 +52,8 @@ def main(words: Sequence[str] | None = None) -> Path:
     path = options.data_path
     if path.is_dir():
         path /= f"{trained.experiment.name}.pkl"
+    if not path.exists():
+        raise InputError(f"{path}: no such file; name the data, or their folder, with --data_path")
     data = _read_data(path, options.split, trained)
     for note in data.notes:
         print(printable(note))
@@ -76,12 +78,15 @@ def read_trained(path: Path) -> Trained:
     Raises:
         InputError: There is no such file, or it is no such model.
     """
+    open_regular(
+        path, "no such model; train one first, for example: python train_mosi.py --settings 10"
+    ).close()
+    try:
+        model = LMF.load(path)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     saved = read_model(path)
-    if saved is None:
-        raise InputError(
-            f"{path}: no such model; train one first, for example: python train_mosi.py "
-            "--settings 10"
-        )
+    assert saved
     folders = (ROOT / "examples", ROOT)
     scripts = {file.stem: file for folder in folders for file in folder.glob("train_*.py")}
     name = f"train_{saved.conditions['data_set']}"
@@ -91,10 +96,7 @@ def read_trained(path: Path) -> Trained:
     if not (saved.intact and isinstance(emotion, str | None) and isinstance(max_len, int | None)):
         raise InputError(f"{path}: expected the model that {name}.py wrote, got a changed one")
     module = import_module(".".join(scripts[name].relative_to(ROOT).with_suffix("").parts))
-    try:
-        return Trained(LMF.load(path), module.EXPERIMENT, emotion, max_len)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return Trained(model, module.EXPERIMENT, emotion, max_len)
 
 
 def _read_data(path: Path, split: str, trained: Trained) -> Assembled:
@@ -112,7 +114,10 @@ def _read_data(path: Path, split: str, trained: Trained) -> Assembled:
         )
     found = found._replace(places={("", split, role): name for role, name in names.items()})
     keys = dict(zip(MODALITIES, ROLES, strict=True))
-    parts = {key: found.part(split, role, "") for key, role in keys.items() if names[role]}
+    parts: dict[str, object] = {key: found.part(split, keys[key], "") for key in MODALITIES[:3]}
+    if names["label"]:
+        label = found.label(split, "")
+        parts["label"] = label.reshape(len(label), -1)
     if names["id"]:
         parts["id"] = found.values[names["id"]]
     data = {emotion: {split: parts}} if emotion else {split: parts}
@@ -158,9 +163,8 @@ def _columns(
     names = experiment.outputs if len(experiment.outputs) == count else range(count)
     if experiment.classes:
         if label is not None:
-            one_hot = label.shape[1] > 1
-            classes = label.argmax(1) if one_hot else label[:, 0].astype(int)
-            columns["label"] = classes.tolist()
+            is_one_hot = label.shape[1] > 1
+            columns["label"] = (label.argmax(1) if is_one_hot else label[:, 0].astype(int)).tolist()
         columns["prediction"] = output.argmax(1).tolist()
         named = {"probability": torch.from_numpy(output).softmax(1).numpy()}
     else:

@@ -7,6 +7,11 @@ python report.py --best_grid results/results_mosi_1.csv   # the best setting, fo
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path

@@ -38,6 +38,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 from benchmarks import write_csv
 from data.conversion import write_pickle
 from data.corpora import CORPORA

@@ -21,11 +21,10 @@ from search.columns import Columns, printed
 from search.experiment import Experiment
 from search.provenance import read_provenance
 from search.run_files import RunFiles
-from search.table import first_line, read_header, read_table
+from search.table import LARGEST, first_line, read_header, read_table
 from training.setting import Setting
 
 Experiments = Mapping[str, Experiment]  # by the data set's name
-LARGEST = float(np.finfo(np.float32).max)  # of what training in float32 can report
 LONGEST_NAME = 140  # bytes; in the names of figures a word and a folder stand before it
 
 
@@ -50,7 +49,7 @@ class Run:
         experiment: The data set's.
         emotion: IEMOCAP's.
         origin: What the .json says; None if there is no such file.
-        rows: By setting and seed, the scores in the order of `score_columns`.
+        rows: By setting and seed, the scores in the order of `Columns.scores`.
         pruned: The settings of which a seed was stopped early, as others were better.
     """
 
@@ -93,7 +92,7 @@ class Run:
         Raises:
             InputError: The data set has no such column.
         """
-        columns = score_columns(self.columns)
+        columns = self.columns.scores()
         if column not in columns:
             raise InputError(
                 f"train_{self.experiment.name}.py: expected the column {column!r} among its "
@@ -119,11 +118,6 @@ class Run:
         """
         column = valid_column or self.columns.valid_loss
         return sorted(self.candidates, key=lambda setting: self.values(setting, column).mean())
-
-
-def score_columns(columns: Columns) -> list[str]:
-    """Returns the columns that hold scores, the validation loss first."""
-    return [columns.valid_loss, *columns.release, *columns.own]
 
 
 def read_runs(places: Iterable[Path], experiments: Experiments) -> tuple[list[Run], list[str]]:
@@ -181,9 +175,7 @@ def read_run(path: Path, experiments: Experiments) -> Run:
     experiment = experiments[origin.data_set] if origin else _by_columns(first, experiments)
     header = read_header(path, experiment.columns)
     emotion = origin.emotion if origin else _emotion(path, experiment)
-    table = read_table(path, header, score_columns(experiment.columns))
-    if (np.abs(table.scores[np.isfinite(table.scores)]) > LARGEST).any():
-        raise InputError(f"{path}: expected scores as training reports them, got larger ones")
+    table = read_table(path, header, experiment.columns)
     rows: dict[Setting, dict[int, tuple[float, ...]]] = {}
     for setting, seed, scores in table.rows():
         rows.setdefault(setting, {})[seed] = scores

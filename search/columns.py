@@ -24,6 +24,10 @@ class Columns(NamedTuple):
         """Returns every column of the file, in order."""
         return [*Setting._fields, self.valid_loss, *self.release, *RUN_COLUMNS, *self.own]
 
+    def scores(self) -> list[str]:
+        """Returns the columns that hold scores, the validation loss first."""
+        return [self.valid_loss, *self.release, *self.own]
+
 
 def printed(value: float) -> str:
     """Returns a number as it stands in the CSV files."""

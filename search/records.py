@@ -126,8 +126,8 @@ class Records:
             self._line_end = line_end(path)
             if not self._line_end:
                 raise InputError(f"{path}, line 1: expected a line end after the columns; add it")
-            scores = (self.columns.valid_loss, self.columns.headline, "Epochs")
-            table = read_table(path, self._header, scores)
+            kept = (self.columns.valid_loss, self.columns.headline, "Epochs")
+            table = read_table(path, self._header, self.columns, kept)
             losses = table.scores[0]
             rows = table.where(losses == np.nanmin(losses, initial=math.inf)).rows()
             best = ((loss, setting, seed) for setting, seed, (loss, *_) in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -14,8 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from data.files import InputError, open_regular
-from search.columns import STATUSES, Columns
+from search.columns import RUN_COLUMNS, STATUSES, Columns
 from training.setting import Setting, parse_value
+
+LARGEST = float(np.finfo(np.float32).max)  # of what training in float32 can report
+_MOST_EPOCHS = 10**9  # as --epochs takes it
 
 
 class Table(NamedTuple):
@@ -54,7 +58,7 @@ def first_line(path: Path) -> list[str]:
     """Returns the fields of a CSV's first line; none if it is no CSV."""
     try:
         with _open(path) as file:
-            return next(csv.reader([file.readline()]), [])
+            return [name.strip() for name in next(csv.reader([file.readline()]), [])]
     except csv.Error:
         return []
 
@@ -86,19 +90,26 @@ def read_header(path: Path, columns: Columns) -> list[str]:
     return header
 
 
-def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Table:
+def read_table(
+    path: Path, header: Sequence[str], columns: Columns, kept: Sequence[str] = ()
+) -> Table:
     """Returns a CSV's rows; a last line without an end is left out.
 
     Args:
         path: The CSV.
         header: Its columns.
-        scores: Which columns to read beside the setting and the seed, the validation loss first.
+        columns: The data set's; each value in them is checked.
+        kept: Which scores the table is to have, or also "Epochs": all scores if none is named.
 
     Raises:
         InputError: A line is not understood, or contradicts another; it is named.
     """
-    setting_of = itemgetter(*map(header.index, Setting._fields))
-    others_of = itemgetter(*map(header.index, ("Seed", "Status", *scores)))
+    scores = columns.scores()
+    kept_places = list(map([*scores, "Epochs"].index, kept or scores))
+    required = (columns.valid_loss, columns.headline)  # others may be NaN, which pandas leaves out
+    setting_of, run_of, scores_of = (
+        itemgetter(*map(header.index, names)) for names in (Setting._fields, RUN_COLUMNS, scores)
+    )
     codes = [_Codes(name) for name in Setting._fields]
     places, seeds, values, pruned = array("i"), array("q"), array("d"), array("b")
     for line, fields in _numbered_rows(path):
@@ -106,9 +117,11 @@ def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Tabl
             if len(fields) != len(header):
                 raise ValueError(f"{len(fields)} values")
             places.extend(map(dict.__getitem__, codes, setting_of(fields)))
-            seed, status, *texts = others_of(fields)
-            seeds.append(_parse_seed(seed))
-            values.extend(_parse_scores(status, scores, texts))
+            seed, status, *numbers = map(str.strip, run_of(fields))
+            seeds.append(_parse_whole("Seed", seed, 0, 2**63 - 1))
+            parsed = _parse_scores(status, scores, required, scores_of(fields))
+            parsed.append(_parse_epochs(int(STATUSES[status]), *numbers))
+            values.extend(parsed[place] for place in kept_places)
             pruned.append(status == "pruned")
         except ValueError as error:
             raise InputError(
@@ -120,7 +133,7 @@ def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Tabl
         [list(column.known) for column in codes],
         np.array(places).reshape(-1, len(codes)).T,
         np.array(seeds),
-        np.array(values).reshape(-1, len(scores)).T,
+        np.array(values).reshape(-1, len(kept_places)).T,
         np.array(pruned, dtype=bool),
     )
     table = _without_repetitions(path, table)
@@ -162,32 +175,45 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             ) from None
 
 
-def _parse_seed(text: str) -> int:
+def _parse_whole(column: str, text: str, least: int, most: int) -> int:
     try:
-        if 0 <= int(text) < 2**63:
+        if least <= int(text) <= most:
             return int(text)
     except ValueError:
         pass
-    raise ValueError(f"Seed: expected a whole number from 0 to 2**63 - 1, got {text!r}")
+    raise ValueError(f"{column}: expected a whole number from {least} to {most}, got {text[:40]!r}")
 
 
-def _parse_scores(status: str, columns: Sequence[str], texts: Sequence[str]) -> list[float]:
+def _parse_epochs(least: int, best_epoch: str, epochs: str, seconds: str) -> int:
+    """Returns how many epochs there were, once the numbers beside it make sense."""
+    count = _parse_whole("Epochs", epochs, least, _MOST_EPOCHS)
+    _parse_whole("Best Epoch", best_epoch, least, count)
+    if not 0 <= _parse_score("Seconds", seconds) < math.inf:
+        raise ValueError(f"Seconds: expected a number from 0, got {seconds[:40]!r}")
+    return count
+
+
+def _parse_scores(
+    status: str, columns: Sequence[str], required: Sequence[str], texts: Sequence[str]
+) -> list[float]:
     """Returns a row's scores, the validation loss first."""
     if status not in STATUSES:
-        raise ValueError(f"Status: {status!r} is none of {', '.join(STATUSES)}")
-    if status != "ok":
-        texts = [text or "nan" for text in texts]  # pandas writes nothing
-    scores = [_parse_score(*pair) for pair in zip(columns, texts, strict=True)]
+        raise ValueError(f"Status: {status[:40]!r} is none of {', '.join(STATUSES)}")
+    scores = [
+        _parse_score(column, text if status == "ok" and column in required else text or "nan")
+        for column, text in zip(columns, texts, strict=True)
+    ]
     if math.isfinite(scores[0]) != STATUSES[status]:
         raise ValueError(f"Status {status} and {columns[0]} don't fit")
     return scores
 
 
 def _parse_score(column: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f"{column}: {error}") from None
+    with contextlib.suppress(ValueError):
+        score = float(text)
+        if not LARGEST < abs(score) < math.inf:
+            return score
+    raise ValueError(f"{column}: expected a number as training reports it, got {text[:40]!r}")
 
 
 def _without_repetitions(path: Path, table: Table) -> Table:

@@ -46,7 +46,7 @@ from benchmarks import write_csv
 from data.files import make_folder
 from model import LMF
 from search.jobs import Trainer, chunks
-from search.options import Parser, check_cuda, run_script, whole, whole_between
+from search.options import Parser, check_cuda, folder, run_script, whole, whole_between
 from search.workers import LocalBackend, prepare
 from train_mosi import EXPERIMENT, GRID, loss
 from training.reference import adam
@@ -203,8 +203,8 @@ def _flags() -> Parser:
     flags = Parser(description=__doc__)
     add = flags.add_argument
     sizes = whole_between(len(SIZES), 10**6)  # each size once, or more often
-    add("--data_path", default="./data", help="folder of mosi.pkl")
-    add("--output_path", type=Path, default=Path("results"), help="folder for throughput.csv")
+    add("--data_path", type=folder, default="./data", help="folder of mosi.pkl")
+    add("--output_path", type=folder, default=Path("results"), help="folder for throughput.csv")
     add("--cuda", action="store_true", help="measure on one GPU")
     add("--settings", type=sizes, default=288, help="settings of the fast path")
     add("--release_settings", type=sizes, default=36, help="at most, of the others")

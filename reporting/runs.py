@@ -17,7 +17,7 @@ import torch
 
 from data.corpora import CORPORA
 from data.files import InputError, MissingFile, open_regular
-from search.columns import Columns, printed
+from search.columns import MOST_EPOCHS, Columns, printed
 from search.experiment import Experiment
 from search.provenance import read_provenance
 from search.run_files import RunFiles
@@ -200,8 +200,8 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
         "emotion": name in CORPORA and emotion in (CORPORA[name].emotions or (None,)),
         "data_file": "\0" not in found["data_file"],
         "data sha256": sha256 != "",
-        "epochs": epochs > 0,
-        "patience": patience > 0,
+        "epochs": 0 < epochs <= MOST_EPOCHS,
+        "patience": 0 < patience <= MOST_EPOCHS,
     }
     if odd := [field for field, fit in fits.items() if not fit]:
         raise InputError(

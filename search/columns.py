@@ -7,6 +7,7 @@ from typing import NamedTuple
 from training.setting import Setting
 
 RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")
+MOST_EPOCHS = 10**9  # as many as --epochs takes
 STATUSES = {  # whether there is a validation loss; test scores are those of ok alone
     **{"ok": True, "pruned": True, "diverged": False, "failed": False},
 }

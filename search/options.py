@@ -64,6 +64,13 @@ def whole_between(least: int, most: int) -> Callable[[str], int]:
 whole = whole_between(1, 10**9)
 
 
+def folder(text: str) -> Path:
+    """Returns a folder's path, for argparse: "" is the mark of a variable that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, got ''; a dot stands for this one")
+    return Path(text)
+
+
 def _switch(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
@@ -86,9 +93,9 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int) -> 
     """Returns the flags that all three scripts have, with one data set's defaults."""
     flags = Parser(description=description)
     add = flags.add_argument_group("files").add_argument
-    add("--data_path", default="./data", help="folder of the pickles")
-    add("--model_path", default="./models", help="folder for trained models")
-    add("--output_path", default="./results", help="folder for the result files")
+    add("--data_path", type=folder, default="./data", help="folder of the pickles")
+    add("--model_path", type=folder, default="./models", help="folder for trained models")
+    add("--output_path", type=folder, default="./results", help="folder for the result files")
     add("--run_id", type=_name, default="1", help="keeps runs' files apart")
     signature = "a comment that goes into the file names"
     add("--signiture", "--signature", type=_name, default=name, help=signature)

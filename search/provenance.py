@@ -89,4 +89,4 @@ def _change(before: object, now: object) -> str:
     if isinstance(before, list) and isinstance(now, list):
         changed = [str(item) for item in (*before, *now) if (item in before) != (item in now)]
         return f"({', '.join(changed) or 'in another order'})"
-    return f"(then {before}, now {now})"
+    return f"(then {str(before)[:80]}, now {str(now)[:80]})"

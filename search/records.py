@@ -289,4 +289,4 @@ def _fault(model: SavedModel | None, best: BestRow) -> str:
         return "no such file"
     if model.row != best:
         return f"that of {describe(*model.row[1:])}, of {printed(model.row[0])}"
-    return "" if model.intact else "other weights than were saved"
+    return "" if model.intact else "other weights or sizes than were saved"

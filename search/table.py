@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data.files import InputError, open_regular
-from search.columns import RUN_COLUMNS, STATUSES, Columns
+from search.columns import MOST_EPOCHS, RUN_COLUMNS, STATUSES, Columns
 from training.setting import Setting, parse_value
 
 LARGEST = float(np.finfo(np.float32).max)  # of what training in float32 can report
-_MOST_EPOCHS = 10**9  # as --epochs takes it
 
 
 class Table(NamedTuple):
@@ -186,7 +185,7 @@ def _parse_whole(column: str, text: str, least: int, most: int) -> int:
 
 def _parse_epochs(least: int, best_epoch: str, epochs: str, seconds: str) -> int:
     """Returns how many epochs there were, once the numbers beside it make sense."""
-    count = _parse_whole("Epochs", epochs, least, _MOST_EPOCHS)
+    count = _parse_whole("Epochs", epochs, least, MOST_EPOCHS)
     _parse_whole("Best Epoch", best_epoch, least, count)
     if not 0 <= _parse_score("Seconds", seconds) < math.inf:
         raise ValueError(f"Seconds: expected a number from 0, got {seconds[:40]!r}")

@@ -128,7 +128,8 @@ ODD_JSON: list[tuple[str, object]] = [
     *(("fixed", value) for value in (None, [], {})),
     *((f"fixed/{key}", MISSING) for key in ("data sha256", "epochs", "patience")),
     *(("fixed/data sha256", value) for value in (None, 3, "")),
-    *((f"fixed/{key}", value) for key in ("epochs", "patience") for value in (None, "5", 0, True)),
+    *(("fixed/epochs", value) for value in (None, "5", 0, True, 10**4000)),
+    *(("fixed/patience", value) for value in (None, "5", 0, True, 10**4000)),
     *(("", text) for text in ("", "{", "[]", "NaN", "[" * 100_000, "\xff\xfe")),
 ]
 

@@ -8,9 +8,12 @@ Shapes use: B batch, T time steps, D features of one modality, R rank, O outputs
 
 from __future__ import annotations
 
+import os
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
@@ -229,12 +232,12 @@ class LMF(nn.Module):
             ValueError: The file is no such checkpoint.
         """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of files that look like none of torch's
-                checkpoint = torch.load(path, map_location=device, weights_only=True)
+            with open(path, "rb", opener=_without_waiting) as file:
+                checkpoint = read_checkpoint(file, device)
             with torch.device("meta"):  # shapes without memory, whatever the file asks for
                 model = cls(**checkpoint["config"])
             state = checkpoint["state_dict"]
+            check_whole(state)
             _check_alike(model.state_dict(), state)
             model.load_state_dict(state, assign=True)
         except (FileNotFoundError, PermissionError, IsADirectoryError):
@@ -245,6 +248,37 @@ class LMF(nn.Module):
                 f"else ({type(error).__name__})"
             ) from error
         return model.to(device).eval()
+
+
+def read_checkpoint(file: BinaryIO, device: str | torch.device = "cpu") -> dict:
+    """Returns what an open model_*.pt file holds. It makes no more than its size, and runs nothing.
+
+    Raises:
+        ValueError: It claims to hold more. Files that are no checkpoint raise anything.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if not size:
+        raise ValueError("it is empty, a pipe or a device")
+    with zipfile.ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > size:
+            raise ValueError("it is compressed, which torch's files are not")
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that look like none of torch's
+        return torch.load(file, map_location=device, weights_only=True)
+
+
+def check_whole(state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless each tensor holds all of its values: shapes can claim far more."""
+    for name, value in state.items():
+        size = value.numel() * value.element_size()
+        if value.is_sparse or value.is_meta or value.untyped_storage().nbytes() < size:
+            raise ValueError(f"{name} has fewer values than its shape says")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file for `open`, and a pipe at once, which has nothing to be read then."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_alike(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

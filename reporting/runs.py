@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from data.corpora import CORPORA
 from data.files import InputError, MissingFile, open_regular
+from model import read_checkpoint
 from search.columns import MOST_EPOCHS, Columns, printed
 from search.experiment import Experiment
 from search.provenance import read_provenance
@@ -247,10 +246,9 @@ def read_history(run: Run, folder: Path) -> History:
         for seed, scores in by_seed.items()
         if np.isfinite(scores[0])
     )
-    with open_regular(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that look like none of torch's
+    with open_regular(path) as file:
         try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            checkpoint = read_checkpoint(file)
             history = _history(checkpoint["history"], checkpoint["best_epoch"])
             kept_loss = history.losses[history.best_epoch - 1, 1]
             is_of_row = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from data.files import InputError, MissingFile, open_regular, write_atomically
+from model import check_whole, read_checkpoint
 from search.columns import printed
 from search.provenance import Provenance, conditions
 from training.result import Result
@@ -61,13 +61,13 @@ def read_model(path: Path) -> SavedModel | None:
         InputError: No train script wrote that file.
     """
     try:
-        with open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files that look like none of torch's
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            checkpoint = read_checkpoint(file)
         loss = float(printed(checkpoint["valid_loss"]))
         texts = Setting(**checkpoint["setting"]).texts()
         setting = Setting._make(map(parse_value, Setting._fields, texts))
         weights = checkpoint["state_dict"]
+        check_whole(weights)
         found = {
             "weights_sha256": weights_sha256(weights),
             "config_sha256": _config_sha256(checkpoint["config"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
@@ -279,6 +280,24 @@ def cut_checkpoint(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def with_weights(change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    """Returns what saves a checkpoint with its largest weights changed."""
+
+    def save(path: Path) -> None:
+        state = LMF(**config()).state_dict()
+        name = max(state, key=lambda name: state[name].numel())
+        state[name] = change(state[name])
+        torch.save({"config": config(), "state_dict": state}, path)
+
+    return save
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/version", "3")
+        archive.writestr("model/data.pkl", bytes(10**6))
+
+
 OTHER_FILES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("audio_hidden,video_hidden\n4,8\n"),
@@ -291,6 +310,12 @@ OTHER_FILES: dict[str, Callable[[Path], object]] = {
     "other sizes": lambda path: torch.save(
         {"config": config(rank=3), "state_dict": LMF(**config()).state_dict()}, path
     ),
+    "weights of one value": with_weights(lambda weight: torch.ones(1).expand(weight.shape)),
+    "sparse weights": with_weights(Tensor.to_sparse),
+    "no weights": with_weights(lambda weight: weight.to("meta")),
+    "compressed": bomb,
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
     "other options": lambda path: torch.save({"config": {"rank": 3}, "state_dict": {}}, path),
 }
 

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import ParamSpec, TypeVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from numba import njit
+from utils import InputError
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
+
+if TYPE_CHECKING or find_spec("numba"):
+    from numba import njit
+else:  # a GPU's path does without: nothing is compiled, nor called
+
+    def njit(**_: object) -> Callable[[object], object]:
+        """Stands in numba's place."""
+        return lambda function: function
+
+
+def check_numba() -> None:
+    """Checks that the fast path for a CPU can be compiled.
+
+    Raises:
+        InputError: It can't.
+    """
+    if not find_spec("numba"):
+        raise InputError(
+            "the fast path on a CPU needs numba, which is not installed: install requirements.txt, "
+            "or give --stack 1, or --cuda"
+        )
 
 
 def compiled(

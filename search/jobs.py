@@ -93,7 +93,8 @@ def chunks(
     Args:
         jobs: What there is to train; only what the chunks need is drawn.
         count: How many jobs there are.
-        workers: How many workers share them now; the last chunks are smaller, to end together.
+        workers: How many workers share them now; the last chunks of several are smaller, so that
+            they end together.
         stack: How many settings of a size train together.
     """
     waiting: dict[Sizes, list[Job]] = {}
@@ -101,8 +102,8 @@ def chunks(
     while True:
         fullest = max(waiting, key=lambda size: len(waiting[size]), default=None)
         enough = 1 if fullest is None else _CHUNK_STACKS * stack(fullest)
-        shares = 2 * max(1, workers())
-        most = max(1, min(enough, (count + shares - 1) // shares))
+        shares = 2 * workers() if workers() > 1 else 1  # one alone needs none to end together
+        most = max(1, min(enough, -(-count // shares)))
         if drawn < _DRAWN_AHEAD * most and (fullest is None or len(waiting[fullest]) < most):
             job = next(jobs, None)
             if job:

@@ -180,7 +180,7 @@ class _Search:
         left = max(1, self.wanted - self.finished)
         if self.options.cuda:
             count = torch.cuda.device_count()
-            return [f"cuda:{i % count}" for i in range(min(self.options.jobs or count, left))]
+            return [f"cuda:{i}" for i in range(min(self.options.jobs or count, count, left))]
         return ["cpu"] * min(self.options.jobs or joblib.cpu_count(), left)
 
     def _train(self) -> None:

@@ -18,6 +18,7 @@ from search.messages import Epoch, Failed, OutOfMemory, Progress, Ready
 from search.process import CONTEXT, DataFile, Died, Worker, end_workers, saved
 from search.signals import holding_signals_back
 from search.temporary import OwnFolder
+from training.compiler import check_numba
 from training.result import Data, Result
 from training.stacked import Job
 from utils import InputError
@@ -37,8 +38,10 @@ def prepare(compiled: bool = True) -> None:
         compiled: Whether it compiles the fast path for a CPU, or loads what was compiled before.
 
     Raises:
-        InputError: This process can't have worker processes.
+        InputError: This process can't have worker processes, or they couldn't compile.
     """
+    if compiled:
+        check_numba()
     if multiprocessing.current_process().daemon:
         raise InputError(
             "main() was called in a daemonic process, which can't start worker processes; "

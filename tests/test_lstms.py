@@ -20,6 +20,7 @@ from training.parameters import LSTM, Parameters, Sizes, padded, sizes
 from training.randomness import keep_mask
 from training.reference import initial_model
 from training.setting import Setting
+from training.slots import Slots
 from training.words import Words, leading_zero_frames
 
 DIMS = AUDIO, VIDEO, FEATURES = 5, 6, 9
@@ -216,7 +217,11 @@ def test_adam_over_many_members_is_torchs_adam_of_each(on_gpu: bool) -> None:
         steps += 1
         rows = weights, grad.contiguous(), first, second
         if on_gpu:
-            adam_on_gpu(*rows, *(number.unsqueeze(1) for number in numbers))
+            none = torch.empty(0)
+            lr, decay = numbers[1:]
+            adam_on_gpu(
+                Slots(*rows, none, {}, {}, none, none, lr, lr, decay, steps, none, none), 20
+            )
         else:
             w, g, m, v, step, lr, decay = (value.numpy() for value in (*rows, *numbers))
             for start_at, stop in ((0, 20), (20, 33)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -402,8 +403,11 @@ def test_chunks_hold_every_job_once_and_settings_of_one_size(count: int, workers
         assert len(chunk) <= 4 * 512 // size.text
     left = count
     for chunk in found:  # there must be work for all workers to the end
-        assert len(chunk) <= max(1, math.ceil(left / (2 * workers)))
+        assert workers == 1 or len(chunk) <= max(1, math.ceil(left / (2 * workers)))
         left -= len(chunk)
+    if workers == 1:  # no chunk is smaller than it must be
+        members = Counter(sizes(setting) for setting, _ in jobs)
+        assert len(found) == sum(-(-n // (4 * 512 // size.text)) for size, n in members.items())
     if count == 500:
         assert len(found[0]) >= 8
         assert len(found) < 200

@@ -91,6 +91,28 @@ def test_a_disk_that_is_too_full_for_what_was_compiled_is_no_error(
     assert not list(tmp_path.rglob("*.nb*"))
 
 
+def test_without_numba_the_way_of_a_gpu_works_and_a_cpus_says_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    code = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "numba" else find(name, *rest)
+sys.modules["numba"] = None  # can't be imported
+sys.path.insert(0, "tests")
+from test_stacked import PLAIN, check_equals_fit, drawn, make_work, stacked
+from search.workers import prepare
+work = make_work()
+check_equals_fit(stacked(drawn(2, PLAIN), work, 2, on_gpu=True), work)
+prepare(compiled=False)
+try:
+    prepare()
+except ValueError as error:
+    print(error)
+"""
+    assert "needs numba, which is not installed: install" in run(code, tmp_path).stdout
+
+
 def test_products_take_one_thread_whatever_the_environment_says(tmp_path: Path) -> None:
     code = """
 from search.jobs import set_torch_up

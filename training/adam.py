@@ -13,35 +13,33 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from training.compiler import compiled
+from training.slots import Slots
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults
 
 
-def adam_on_gpu(
-    weights: Tensor,
-    grads: Tensor,
-    first: Tensor,
-    second: Tensor,
-    step: Tensor,
-    lr: Tensor,
-    weight_decay: Tensor,
-) -> None:
-    """Updates all members' weights by operations of torch that go over all of them.
-
-    Shape:
-        weights, grads, and the moments first and second (K, P); step, lr, weight_decay (K, 1).
-    """
-    step = step.double()
-    grads = torch.addcmul(grads, weights, weight_decay)
-    first.lerp_(grads, 1 - BETA_1)
-    second.mul_(BETA_2).addcmul_(grads, grads, value=1 - BETA_2)
-    rate = (lr / (1 - BETA_1**step)).to(weights.dtype)
-    correction = (1 - BETA_2**step).sqrt().to(weights.dtype)
-    denominator = second.sqrt().div_(correction).add_(EPSILON)
-    weights.addcdiv_(first * -rate, denominator)
+def adam_on_gpu(slots: Slots, factors_end: int) -> None:
+    """Updates all members' weights: the factors at one learning rate, all else at another."""
+    step = slots.steps.double().unsqueeze(1)
+    root, decay = (1 - BETA_2**step).sqrt(), slots.weight_decay.unsqueeze(1)
+    for part, lr in (
+        (slice(factors_end), slots.factor_learning_rate),
+        (slice(factors_end, None), slots.learning_rate),
+    ):
+        weights, grads, first, second = (
+            rows[:, part] for rows in (slots.weights, slots.grads, slots.first, slots.second)
+        )
+        rate = -lr.unsqueeze(1) / (1 - BETA_1**step)
+        grads = torch.addcmul(grads, weights, decay)
+        first.lerp_(grads, 1 - BETA_1)
+        second.mul_(BETA_2).addcmul_(grads, grads, value=1 - BETA_2)
+        # The rates go into the denominator, and it into memory of no more use: each pass costs.
+        denominator = torch.sqrt(second, out=grads)
+        scale, offset = (1 / (rate * root)).float(), (EPSILON / rate).float()
+        torch.addcmul(offset, denominator, scale, out=denominator)
+        weights.addcdiv_(first, denominator)
 
 
 class AdamArrays(NamedTuple):

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
-from typing import ParamSpec, TypeVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from numba import njit
-from numba.core.caching import FunctionCache
+from utils import InputError
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
+
+if TYPE_CHECKING or find_spec("numba"):
+    from numba import njit
+    from numba.core.caching import FunctionCache
+else:  # a GPU's path does without: nothing is compiled, nor called
+    FunctionCache = object
+
+    def njit(**_: object) -> Callable[[object], object]:
+        """Stands in numba's place."""
+        return lambda function: function
+
+
+def check_numba() -> None:
+    """Checks that the fast path for a CPU can be compiled.
+
+    Raises:
+        InputError: It can't.
+    """
+    if not find_spec("numba"):
+        raise InputError(
+            "the fast path on a CPU needs numba, which is not installed: install requirements.txt, "
+            "or give --stack 1, or --cuda"
+        )
 
 
 class Cache(FunctionCache):
@@ -33,6 +56,8 @@ def compiled(
     "contract" makes x * y + z one instruction. NaN and infinity stay what they are.
     """
     dispatcher = njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    if dispatcher is function:  # without numba
+        return function
     with contextlib.suppress(RuntimeError):  # no folder can be written to
         dispatcher._cache = Cache(function)  # pyright: ignore[reportAttributeAccessIssue]
     return dispatcher

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from training.compiler import compiled
+from training.compiler import compiled, njit
 from training.randomness import mix
 
 _mix = njit(inline="always")(mix)

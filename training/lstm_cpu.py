@@ -24,11 +24,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401, which numba's products call, before it is limited
 import torch
-from numba import njit
 from torch import Tensor
 
 from training.adam import AdamArrays, adam_of_member
-from training.compiler import compiled
+from training.compiler import compiled, njit
 from training.parameters import LSTM_NAMES, Parameters
 from training.words import Words
 

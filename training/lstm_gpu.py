@@ -103,8 +103,7 @@ class TextOnGpu:
 
     def __init__(self, words: Words, parameters: Parameters, training: bool) -> None:
         self.words, self.parameters, self.training = words, parameters, training
-        self.inputs = torch.empty(0)
-        self.trace: Trace | None = None
+        self.kept: tuple[Tensor, Trace] | None = None  # inputs, and what came of them
 
     def forward(self, index: Tensor, rows: Tensor) -> Tensor:
         """Returns the final states (K, B, H) of examples (K, B) by the weights in rows (K, P)."""
@@ -114,21 +113,22 @@ class TextOnGpu:
         gates = gates.unflatten(1, (-1, index.shape[1])).transpose(0, 1).contiguous()
         trace = lstm_forward(gates, w_hh)
         if self.training:
-            self.inputs, self.trace = inputs, trace
+            self.kept = inputs, trace
         return trace.hidden[-1]
 
     def backward(self, d_final: Tensor, rows: Tensor, grads: Tensor) -> None:
         """Writes the gradients of the LSTMs' weights into their places in grads (K, P)."""
-        assert self.trace
+        assert self.kept
+        inputs, trace = self.kept
         w_hh = self._weights(rows)[1]
         d_w_ih, d_w_hh, d_b_ih, d_b_hh = self._weights(grads)
-        d_gates = lstm_backward(self.trace, w_hh, d_final).transpose(0, 1).flatten(1, 2)
-        hidden = self.trace.hidden[:-1].transpose(0, 1).flatten(1, 2)  # (K, TB, H)
+        d_gates = lstm_backward(trace, w_hh, d_final).transpose(0, 1).flatten(1, 2)
+        hidden = trace.hidden[:-1].transpose(0, 1).flatten(1, 2)  # (K, TB, H)
         torch.bmm(hidden.transpose(1, 2), d_gates, out=d_w_hh)
-        torch.bmm(self.inputs.transpose(1, 2), d_gates, out=d_w_ih)
+        torch.bmm(inputs.transpose(1, 2), d_gates, out=d_w_ih)
         torch.sum(d_gates, dim=1, out=d_b_ih)
         d_b_hh.copy_(d_b_ih)
-        self.trace = None
+        self.kept = None
 
     def _weights(self, rows: Tensor) -> list[Tensor]:
         return [self.parameters.view(rows, name).flatten(-2) for name in LSTM_NAMES]

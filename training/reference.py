@@ -124,9 +124,14 @@ def evaluate(model: LMF, split: Split, task: Task) -> tuple[float, Tensor]:
     return loss / len(split) / task.loss_divisor, output
 
 
-def score(model: LMF, data: Data, task: Task) -> dict[str, float]:
-    """Returns the model's scores, by CSV column."""
+def outputs(model: LMF, data: Data, task: Task) -> Scored:
+    """Returns what the model's scores are computed from."""
     valid_loss, valid_output = evaluate(model, data.valid, task)
     test_loss, test_output = evaluate(model, data.test, task)
     arrays = (valid_output, data.valid.label, test_output, data.test.label)
-    return task.scores(Scored(valid_loss, test_loss, *(part.cpu().numpy() for part in arrays)))
+    return Scored(valid_loss, test_loss, *(part.cpu().numpy() for part in arrays))
+
+
+def score(model: LMF, data: Data, task: Task) -> dict[str, float]:
+    """Returns the model's scores, by CSV column."""
+    return task.scores(outputs(model, data, task))

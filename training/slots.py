@@ -5,7 +5,7 @@ Shapes use: K members, N examples, D features, P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model import MODALITIES
 from training.parameters import Parameters
+from training.setting import Setting
 
 
 @dataclass
@@ -64,6 +65,19 @@ class Slots:
             keys=zeros(len(MODALITIES), dtype=torch.long),
             order=zeros(examples, dtype=torch.long),
         )
+
+    def start(self, places: Tensor, rows: Tensor, settings: Sequence[Setting]) -> None:
+        """Makes these slots (n,) those of settings that begin with weights (n, P)."""
+        device = places.device
+        for value in self.tensors():
+            value[places] = 0
+        self.weights[places] = rows.to(device)
+        for name, statistic in self.running.items():
+            statistic[places] = float(name.endswith("var"))
+        for name in ("factor_learning_rate", "learning_rate", "weight_decay", "dropouts"):
+            values = getattr(self, name)
+            new = [getattr(setting, name) for setting in settings]
+            values[places] = torch.tensor(new, dtype=values.dtype, device=device)
 
     def head(self, count: int) -> Slots:
         """Returns the first slots: views of them."""

@@ -14,11 +14,8 @@ Shapes use: K members, B batch, N examples, D features, H width of the LSTM, P p
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,28 +27,19 @@ from training.forward import Forward
 from training.graphs import Graphs
 from training.lstm_cpu import TextOnCpu
 from training.lstm_gpu import TextOnGpu
+from training.members import Ended, Member
+from training.memory import VALID_CHUNK, default_slots, members_that_fit
 from training.parameters import Parameters, Sizes, padded, sizes
-from training.randomness import batches, epoch_order, keep_mask, stream
-from training.reference import initial_model, score
-from training.result import Data, EarlyStopping, Limits, Result, Task, finished
+from training.randomness import batches, keep_mask
+from training.reference import initial_model, outputs
+from training.result import Data, EarlyStopping, Limits, Result, Task
 from training.setting import Setting
 from training.slots import Slots
 from training.words import Words
 from utils import Split
 
-VALID_CHUNK = 64  # examples of the valid split that go through a GPU's members at once
-
 Job = tuple[Setting, int]  # a setting, and the seed to train it with
 Listener = Callable[[Setting, int, int, float, float], None]
-
-
-class _Member(NamedTuple):
-    """A setting in training."""
-
-    setting: Setting
-    seed: int
-    stopping: EarlyStopping
-    seconds: list[float]  # its share of each epoch's time
 
 
 class Stack:
@@ -75,7 +63,7 @@ class Stack:
         self.device = data.train.label.device
         self.on_gpu = self.device.type == "cuda" if on_gpu is None else on_gpu
         self.parameters = Parameters(size, data.input_dims, task.output_dim)
-        self.members: list[_Member | None] = [None] * slots
+        self.members: list[Member | None] = [None] * slots
         self.all_slots = Slots.empty(slots, self.parameters, len(data.train), self.device)
         self.text = self.valid_text = None  # without text there are no words
         order = torch.arange(len(data.valid), device=self.device)
@@ -97,18 +85,19 @@ class Stack:
     def _use(self, count: int) -> None:
         """Works on the first slots from now on."""
         del self.members[count:]
-        self.slots = self.all_slots.head(count)
-        self.forward = Forward(
-            self.parameters, self.slots.weights, self.slots.grads, self.slots.running
-        )
+        slots = self.slots = self.all_slots.head(count)
+        self.forward = Forward(self.parameters, slots.weights, slots.grads, slots.running)
         self.graphs = Graphs(count, self.device) if self.on_gpu else None
 
     def train(self, jobs: Iterator[Job], on_epoch: Listener | None = None) -> Iterator[Result]:
         """Yields the results of the jobs as they come to their ends."""
+        ended: Iterator[Result] = iter(())
         self._fill(jobs)
         while any(self.members):
             started = time.perf_counter()
-            train_losses, valid_losses = self._epoch()
+            self._start_epoch()
+            yield from ended  # scored while a GPU is at work
+            train_losses, valid_losses = self._losses()
             active = [(slot, member) for slot, member in enumerate(self.members) if member]
             share = (time.perf_counter() - started) / len(active)
             improved = []
@@ -120,47 +109,44 @@ class Stack:
                 if on_epoch:
                     on_epoch(member.setting, member.seed, len(member.seconds), *losses)
             self._keep_best(improved)
-            for slot, member in active:
-                if member.stopping.done:
-                    yield self._finish(slot, member)
-                    self.members[slot] = None
+            at_end = [self._end(slot, member) for slot, member in active if member.stopping.done]
+            ended = (end.result(self.task) for end in at_end)
+            if not self.on_gpu:
+                yield from ended
             self._fill(jobs)
+        yield from ended
 
     def _fill(self, jobs: Iterator[Job]) -> None:
         """Gives free slots to waiting jobs, or gives the slots up if that pays."""
-        for slot, member in enumerate(self.members):
-            job = None if member else next(jobs, None)
-            if job:
-                self._join(slot, *job)
+        free = [slot for slot, member in enumerate(self.members) if not member]
+        if joining := list(zip(free, jobs, strict=False)):  # free first: no job is lost
+            self._join(joining)
         used = [slot for slot, member in enumerate(self.members) if member]
         # On a GPU another number of members needs another graph.
         enough = len(self.members) // 2 if self.on_gpu else len(self.members) - 1
         if used and len(used) <= enough:
+            places = self._places(used)
             for value in self.all_slots.tensors():
-                value[: len(used)] = value[used]
+                value[: len(used)] = value[places]
             self.members = [self.members[slot] for slot in used]
             self._use(len(used))
 
-    def _join(self, slot: int, setting: Setting, seed: int) -> None:
-        model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
-        row = torch.zeros(self.parameters.width)
-        self.parameters.pack(row, model.state_dict())
-        slots = self.slots
-        for value in slots.tensors():
-            value[slot] = 0
-        slots.weights[slot] = row
-        for name, statistic in slots.running.items():
-            statistic[slot] = float(name.endswith("var"))
-        for name in ("factor_learning_rate", "learning_rate", "weight_decay"):
-            getattr(slots, name)[slot] = getattr(setting, name)
-        slots.dropouts[slot] = torch.tensor(setting.dropouts)
-        self.members[slot] = _Member(setting, seed, EarlyStopping(self.limits), [])
+    def _join(self, joining: Sequence[tuple[int, Job]]) -> None:
+        """Gives slots to jobs, all by the same few copies."""
+        rows = torch.zeros(len(joining), self.parameters.width)
+        for row, (slot, (setting, seed)) in zip(rows, joining, strict=True):
+            model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
+            self.parameters.pack(row, model.state_dict())
+            self.members[slot] = Member(setting, seed, EarlyStopping(self.limits), [])
+        places = self._places([slot for slot, _ in joining])
+        self.slots.start(places, rows, [setting for _, (setting, _) in joining])
 
-    def _epoch(self) -> tuple[list[float], list[float]]:
-        """Trains all members for one epoch; returns their training and validation losses."""
-        for slot, member in enumerate(self.members):
-            if member:
-                self._draw(slot, member)
+    def _places(self, slots: Sequence[int]) -> Tensor:
+        return torch.tensor(slots, dtype=torch.long, device=self.device)
+
+    def _start_epoch(self) -> None:
+        """Trains all members for one epoch; on a GPU that goes on after it returns."""
+        self._draw()
         self.slots.loss.zero_()
         if self.graphs:
             self.graphs.run(self._step, [len(batch) for batch in self.batches])
@@ -170,16 +156,22 @@ class Stack:
                 positions = self.text.positions(self.slots.order)
             for batch in self.batches:
                 self._step(positions[:, batch])
+
+    def _losses(self) -> tuple[list[float], list[float]]:
+        """Returns the members' training and validation losses of the epoch."""
         examples = sum(map(len, self.batches))
         train_loss = self.slots.loss.double() / examples / self.task.loss_divisor
         valid_loss = self._valid_loss().double() / len(self.data.valid) / self.task.loss_divisor
         return train_loss.tolist(), valid_loss.tolist()
 
-    def _draw(self, slot: int, member: _Member) -> None:
-        setting, seed, epoch = member.setting, member.seed, len(member.seconds) + 1
-        self.slots.order[slot] = epoch_order(setting, seed, epoch, len(self.data.train))
-        keys = [stream(setting, seed, f"{modality} dropout", epoch) for modality in MODALITIES]
-        self.slots.keys[slot] = torch.tensor(keys)
+    def _draw(self) -> None:
+        """Draws the epoch's orders and the keys of its masks."""
+        active = [(slot, member) for slot, member in enumerate(self.members) if member]
+        places = self._places([slot for slot, _ in active])
+        drawn = [member.draws(len(self.data.train)) for _, member in active]
+        orders, keys = zip(*drawn, strict=True)
+        self.slots.order[places] = torch.stack(orders).to(self.device)
+        self.slots.keys[places] = torch.tensor(keys, device=self.device)
 
     @torch.no_grad()
     def _step(self, positions: Tensor) -> None:
@@ -198,7 +190,7 @@ class Stack:
         if self.on_gpu:
             if isinstance(self.text, TextOnGpu) and d_final is not None:
                 self.text.backward(d_final, slots.weights, slots.grads)
-            self._adam_on_gpu()
+            adam_on_gpu(slots, self.parameters.factors_end)
         else:
             self._adam_on_cpu(d_final)
 
@@ -217,21 +209,8 @@ class Stack:
                 masks[modality] = masks_on_cpu(keys, positions.contiguous(), width, p)
         return masks
 
-    def _adam_on_gpu(self) -> None:
-        """Updates the factors at one learning rate, all else at another."""
-        slots, end = self.slots, self.parameters.factors_end
-        rows = slots.weights, slots.grads, slots.first, slots.second
-        for part, rate in (
-            (slice(end), slots.factor_learning_rate),
-            (slice(end, None), slots.learning_rate),
-        ):
-            numbers = slots.steps, rate, slots.weight_decay
-            adam_on_gpu(
-                *(row[:, part] for row in rows), *(number.unsqueeze(1) for number in numbers)
-            )
-
     def _adam_on_cpu(self, d_final: Tensor | None) -> None:
-        """Does so too, and with the LSTMs' gradients, which it computes."""
+        """Updates all weights, the LSTMs' by gradients that it computes on the way."""
         slots, parameters = self.slots, self.parameters
         weights, grads = slots.weights.numpy(), slots.grads.numpy()
         first, second, steps = slots.first.numpy(), slots.second.numpy(), slots.steps.numpy()
@@ -260,18 +239,18 @@ class Stack:
         return total
 
     def _keep_best(self, improved: Sequence[int]) -> None:
-        slots = self.slots
-        pairs = [(slots.best, slots.weights)]
-        pairs += [(slots.best_running[name], value) for name, value in slots.running.items()]
-        for best, value in pairs:
-            for slot in improved:
-                best[slot] = value[slot]
+        slots, places = self.slots, self._places(improved)
+        slots.best[places] = slots.weights[places]
+        for name, value in slots.running.items():
+            slots.best_running[name][places] = value[places]
 
-    def _finish(self, slot: int, member: _Member) -> Result:
+    def _end(self, slot: int, member: Member) -> Ended:
+        """Takes a member out of its slot, with what its scores are computed from."""
         started = time.perf_counter()
         setting, seed, stopping, seconds = member
+        self.members[slot] = None
         if stopping.status != "ok":
-            return finished(setting, seed, stopping, {}, None, sum(seconds))
+            return Ended(member, None, None)
         model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
         state = model.state_dict()
         self.parameters.unpack(self.slots.best[slot].cpu(), state)
@@ -279,9 +258,9 @@ class Stack:
             state[name].copy_(value[slot, : len(state[name])])
             count = name.rpartition(".")[0] + ".num_batches_tracked"
             state[count].fill_(stopping.best_epoch * len(self.batches))
-        scores = score(model.to(self.device), self.data, self.task)
-        elapsed = sum(seconds) + time.perf_counter() - started
-        return finished(setting, seed, stopping, scores, state, elapsed)
+        scored = outputs(model.to(self.device), self.data, self.task)
+        seconds.append(time.perf_counter() - started)
+        return Ended(member, scored, state)
 
 
 def _features(split: Split) -> dict[str, Tensor]:
@@ -322,47 +301,17 @@ def fit_stacked(
     groups: dict[Sizes, list[Job]] = {}
     for job in jobs:
         groups.setdefault(sizes(job[0]), []).append(job)
-    device = data.train.label.device
     for size, group in groups.items():
-        most = slots or min(default_slots(size, device.type), _fitting(size, data))
+        most = slots or default_slots(size, data.train.label.device.type)
         while group:
+            count = min(most, len(group), members_that_fit(size, data))
             try:
-                stack = Stack(size, min(most, len(group)), data, words, task, limits)
+                stack = Stack(size, count, data, words, task, limits)
                 for result in stack.train(iter(list(group)), on_epoch):
                     group.remove((result.setting, result.seed))
                     yield result
             except torch.cuda.OutOfMemoryError:
-                if most == 1:
+                if count == 1:
                     raise
-                most = max(1, min(most, len(group)) // 2)
-            stack = None
-            _free(device)
-
-
-def default_slots(size: Sizes, device_type: str) -> int:
-    """Returns how many settings of a size train together fastest, memory permitting."""
-    if device_type != "cpu":
-        return 256
-    return max(8, min(32, 8192 // (size.text * size.batch_size)))  # torch's share of a step falls
-
-
-def _fitting(size: Sizes, data: Data) -> int:
-    """Returns how many members' memory fits a GPU."""
-    device = data.train.label.device
-    if device.type == "cpu":
-        return sys.maxsize
-    steps, features = data.train.text.shape[1:]
-    outputs = data.train.label.shape[1]
-    floats = 8 * Parameters(size, data.input_dims, outputs).width  # of which Adam's steps need 3
-    floats += steps * size.batch_size * (features + 18 * size.text)
-    floats += steps * VALID_CHUNK * (features + 12 * size.text)
-    _free(device)
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(0.9 * free) // (4 * floats))
-
-
-def _free(device: torch.device) -> None:
-    """Gives back what earlier stacks held of a GPU's memory."""
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
+                most = count // 2
+            stack = None  # before free memory is measured

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 
 from training import lstm_cpu
+from training.compiler import check_numba
 from training.result import Data, Limits, Scored, Task
 from training.setting import Setting
 from training.stacked import fit_stacked
@@ -31,6 +32,7 @@ def compile_fast_path() -> None:
     A process does so once. Processes that do so at the same time wait for the first one, and load
     what it compiled.
     """
+    check_numba()
     words = "compiling the fast path for this machine: once, about 20 seconds"
     notice = threading.Timer(SILENT_SECONDS, _say, [words])
     notice.start()

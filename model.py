@@ -17,6 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.checkpoints import check_alike, check_whole, read_checkpoint, without_waiting
+
+MODALITIES: tuple[str, ...] = ("audio", "video", "text")
+
 
 def low_rank_fusion(
     inputs: Sequence[Tensor], factors: Sequence[Tensor], weights: Tensor, bias: Tensor
@@ -131,7 +135,8 @@ class LMF(nn.Module):
     """Low-rank Multimodal Fusion network. The fusion's result is the prediction.
 
     Args:
-        input_dims: Features of (audio, video, text).
+        input_dims: Features of (audio, video, text). A modality of 0 features is left out: it has
+            neither subnetwork nor factor, and what `forward` is given for it is not looked at.
         hidden_dims: Widths of the (audio, video, text) subnetworks.
         text_out: Width of the text subnetwork's output.
         dropouts: Probabilities for (audio, video, text, post-fusion). The fourth may be left out:
@@ -141,8 +146,11 @@ class LMF(nn.Module):
         use_softmax: Whether `forward` returns probabilities. Leave it off for training with
             cross-entropy, which expects logits.
 
+    Attributes:
+        modalities: Those that are not left out, in this order.
+
     Raises:
-        ValueError: A wrong number of sizes.
+        ValueError: A wrong number of sizes, or no modality with features.
 
     Source:
         Paper, section 3. Xavier initialisation of the factors as 3-D tensors, as in the release:
@@ -172,38 +180,42 @@ class LMF(nn.Module):
                 stacklevel=2,
             )
         self.use_softmax = use_softmax
-        self.input_dims = tuple(input_dims)
+        self.input_dims: dict[str, int] = dict(zip(MODALITIES, input_dims, strict=True))
+        self.modalities = [name for name, size in self.input_dims.items() if size]
+        if not self.modalities:
+            raise ValueError(f"LMF expects a modality with features, got {tuple(input_dims)}")
 
         audio_in, video_in, text_in = input_dims
         audio_hidden, video_hidden, text_hidden = hidden_dims
-        self.audio_subnet = SubNet(audio_in, audio_hidden, dropouts[0])
-        self.video_subnet = SubNet(video_in, video_hidden, dropouts[1])
-        self.text_subnet = TextSubNet(text_in, text_hidden, text_out, dropout=dropouts[2])
-
-        self.audio_factor = nn.Parameter(torch.empty(rank, audio_hidden + 1, output_dim))
-        self.video_factor = nn.Parameter(torch.empty(rank, video_hidden + 1, output_dim))
-        self.text_factor = nn.Parameter(torch.empty(rank, text_out + 1, output_dim))
+        if audio_in:
+            self.audio_subnet = SubNet(audio_in, audio_hidden, dropouts[0])
+            self.audio_factor = nn.Parameter(torch.empty(rank, audio_hidden + 1, output_dim))
+        if video_in:
+            self.video_subnet = SubNet(video_in, video_hidden, dropouts[1])
+            self.video_factor = nn.Parameter(torch.empty(rank, video_hidden + 1, output_dim))
+        if text_in:
+            self.text_subnet = TextSubNet(text_in, text_hidden, text_out, dropout=dropouts[2])
+            self.text_factor = nn.Parameter(torch.empty(rank, text_out + 1, output_dim))
         self.fusion_weights = nn.Parameter(torch.empty(1, rank))
         self.fusion_bias = nn.Parameter(torch.zeros(1, output_dim))
-        for parameter in (
-            self.audio_factor,
-            self.video_factor,
-            self.text_factor,
-            self.fusion_weights,
-        ):
-            if not parameter.is_meta:  # of shapes alone, torch would load its compiler for this
+        for name, parameter in self.named_parameters(recurse=False):
+            # of shapes alone, torch would load its compiler for this
+            if name != "fusion_bias" and not parameter.is_meta:
                 nn.init.xavier_normal_(parameter)
 
-    def forward(self, audio_x: Tensor, video_x: Tensor, text_x: Tensor) -> Tensor:
+    def forward(
+        self, audio_x: Tensor | None, video_x: Tensor | None, text_x: Tensor | None
+    ) -> Tensor:
         """Returns predictions (logits for IEMOCAP, unless use_softmax).
 
         Shape:
             audio_x (B, audio_in); video_x (B, video_in); text_x (B, T, text_in).
             Returns (B, output_dim).
         """
+        given: dict[str, Tensor | None] = {"audio": audio_x, "video": video_x, "text": text_x}
         output = low_rank_fusion(
-            (self.audio_subnet(audio_x), self.video_subnet(video_x), self.text_subnet(text_x)),
-            (self.audio_factor, self.video_factor, self.text_factor),
+            [getattr(self, f"{name}_subnet")(given[name]) for name in self.modalities],
+            [getattr(self, f"{name}_factor") for name in self.modalities],
             self.fusion_weights,
             self.fusion_bias,
         )
@@ -211,11 +223,15 @@ class LMF(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, audio: np.ndarray | Tensor, video: np.ndarray | Tensor, text: np.ndarray | Tensor
+        self,
+        audio: np.ndarray | Tensor | None,
+        video: np.ndarray | Tensor | None,
+        text: np.ndarray | Tensor | None,
     ) -> np.ndarray:
         """Returns what `forward` does in eval mode, of arrays or tensors on any device, as numpy.
 
-        NaN and infinite features count as 0, as in the data that the loaders return.
+        NaN and infinite features count as 0, as in the data that the loaders return. What the model
+        leaves out is not looked at.
 
         Shape:
             audio (B, audio_in); video (B, video_in); text (B, T, text_in), of any T.
@@ -224,18 +240,20 @@ class LMF(nn.Module):
         Raises:
             ValueError: The inputs have other shapes.
         """
-        inputs = [
-            torch.as_tensor(x if isinstance(x, Tensor) else np.array(x, float)).to(self.fusion_bias)
-            for x in (audio, video, text)
-        ]
-        _check_inputs([tuple(x.shape) for x in inputs], self.input_dims)
+        given = dict(zip(MODALITIES, (audio, video, text), strict=True))
+        inputs = {name: self._finite(given[name]) for name in self.modalities}
+        _check_inputs(inputs, self.input_dims)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            return self(*(x.nan_to_num(0.0, 0.0, 0.0) for x in inputs)).cpu().numpy()
+            return self(*map(inputs.get, MODALITIES)).cpu().numpy()
         finally:
             for module, mode in modes:
                 module.training = mode
+
+    def _finite(self, x: np.ndarray | Tensor | None) -> Tensor:
+        x = torch.as_tensor(x if isinstance(x, Tensor) else np.array(x, float))
+        return x.to(self.fusion_bias).nan_to_num(0.0, 0.0, 0.0)
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: str | torch.device = "cpu") -> LMF:
@@ -249,13 +267,13 @@ class LMF(nn.Module):
             ValueError: The file is no such checkpoint.
         """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of files that look like none of torch's
-                checkpoint = torch.load(path, map_location=device, weights_only=True)
+            with open(path, "rb", opener=without_waiting) as file:
+                checkpoint = read_checkpoint(file, device)
             with torch.device("meta"):  # shapes without memory, whatever the file asks for
                 model = cls(**checkpoint["config"])
             state = checkpoint["state_dict"]
-            _check_alike(model.state_dict(), state)
+            check_whole(state)
+            check_alike(model.state_dict(), state)
             model.load_state_dict(state, assign=True)
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
@@ -267,26 +285,16 @@ class LMF(nn.Module):
         return model.to(device).eval()
 
 
-def _check_inputs(shapes: Sequence[tuple[int, ...]], input_dims: Sequence[int]) -> None:
-    """Raises ValueError unless audio, video and text are as wide as a model takes them."""
-    are_right = (
-        [len(shape) for shape in shapes] == [2, 2, 3]
-        and [shape[-1] for shape in shapes] == list(input_dims)
-        and len({shape[0] for shape in shapes}) == 1
-        and all(map(all, shapes))
+def _check_inputs(inputs: Mapping[str, Tensor], input_dims: Mapping[str, int]) -> None:
+    """Raises ValueError unless inputs are as wide as a model takes them, and of one length."""
+    steps = {"text": ", T"}
+    expected = ", ".join(f"{name} (B{steps.get(name, '')}, {input_dims[name]})" for name in inputs)
+    shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+    is_right = all(
+        len(shape) == 2 + (name in steps) and shape[-1] == input_dims[name] and all(shape)
+        for name, shape in shapes.items()
     )
-    if not are_right:
-        expected = "audio (B, {}), video (B, {}) and text (B, T, {})".format(*input_dims)
+    if not is_right or len({shape[0] for shape in shapes.values()}) > 1:
         raise ValueError(
-            f"the model expects {expected}, got {', '.join(map(str, shapes[:2]))} and {shapes[2]}"
+            f"the model expects {expected}, got {', '.join(map(str, shapes.values()))}"
         )
-
-
-def _check_alike(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless two state_dicts have the same names, shapes and dtypes."""
-    ours, theirs = (
-        {name: (value.shape, value.dtype) for name, value in one.items()}
-        for one in (expected, state)
-    )
-    if ours != theirs:
-        raise ValueError("its weights are not of the sizes that it names")

@@ -102,19 +102,23 @@ def read_trained(path: Path) -> Trained:
 def _read_data(path: Path, split: str, trained: Trained) -> Assembled:
     """Returns a whole data set as the train scripts load it, or else the one split."""
     found, emotion = read(path), trained.emotion
+    without = [role for role, features in trained.model.input_dims.items() if not features]
     corpus = CORPORA.get(trained.experiment.name, UNKNOWN)
     prefix = f"{emotion}/" if emotion else ""
-    if all(f"{prefix}{s}/{key}" in found.values for s in SPLITS for key in MODALITIES):
-        return assemble(path, found.data, corpus, trained.max_len, emotion)
+    keys = {key: r for key, r in zip(MODALITIES, ROLES, strict=True) if r not in without}
+    if all(f"{prefix}{s}/{key}" in found.values for s in SPLITS for key in keys):
+        return assemble(path, found.data, corpus, trained.max_len, emotion, without)
     names = {role: _place(found, split, role, emotion) for role in ROLE_NAMES}
-    if missing := [role for role in ROLES[:3] if not names[role]]:
+    features = [role for role in keys.values() if role != "label"]
+    if missing := [role for role in features if not names[role]]:
         raise InputError(
-            f"{path}: expected audio, video and text, or those of {split} in the layout of "
+            f"{path}: expected {', '.join(features)}, or those of {split} in the layout of "
             f"data/README.md, got no {' and no '.join(missing)}"
         )
     found = found._replace(places={("", split, role): name for role, name in names.items()})
-    keys = dict(zip(MODALITIES, ROLES, strict=True))
-    parts: dict[str, object] = {key: found.part(split, keys[key], "") for key in MODALITIES[:3]}
+    parts: dict[str, object] = {
+        key: found.part(split, role, "") for key, role in keys.items() if role in features
+    }
     if names["label"]:
         label = found.label(split, "")
         parts["label"] = label.reshape(len(label), -1)
@@ -122,7 +126,7 @@ def _read_data(path: Path, split: str, trained: Trained) -> Assembled:
         parts["id"] = found.values[names["id"]]
     data = {emotion: {split: parts}} if emotion else {split: parts}
     try:
-        return assemble(path, data, corpus, trained.max_len, emotion, only=split)
+        return assemble(path, data, corpus, trained.max_len, emotion, without, split)
     except InputError as error:
         text = str(error)
         for key, role in keys.items():

@@ -7,6 +7,11 @@ python report.py --best_grid results/results_mosi_1.csv   # the best setting, fo
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +20,7 @@ from data.corpora import CORPORA
 from data.files import InputError, make_folder, printable, write_atomically
 from reporting.runs import Experiments, read_run, read_runs
 from reporting.sections import best_grid, report
-from search.options import Parser, run_script
+from search.options import Parser, folder, run_script
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -56,8 +61,8 @@ def _flags() -> Parser:
     add(
         "results", nargs="*", type=Path, help="results_*.csv, or folders of them (default: results)"
     )
-    add("--model_path", type=Path, default=Path("models"), help="folder of the trained models")
-    add("--output_path", type=Path, default=Path("results"), help="folder for report.md, figures")
+    add("--model_path", type=folder, default=Path("models"), help="folder of the trained models")
+    add("--output_path", type=folder, default=Path("results"), help="folder for report.md, figures")
     add(
         "--best_grid",
         type=Path,

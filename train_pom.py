@@ -6,6 +6,11 @@ python train_pom.py --hyperparams
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -63,7 +63,7 @@ class Loaded(NamedTuple):
     train: Split
     valid: Split
     test: Split
-    input_dims: tuple[int, int, int]  # features of audio, video and text
+    input_dims: tuple[int, int, int]  # features of audio, video and text; 0: left out
     sha256: str  # of the bytes that were read, in hexadecimal
     notes: tuple[str, ...]  # what was set to 0 or dropped, and what is odd; to be printed
     ids: dict[str, list[str]]  # of the splits that have any, an id per example
@@ -79,18 +79,20 @@ def load_corpus(
     name: str,
     max_len: int | None = None,
     emotion: str | None = None,
+    without: Collection[str] = (),
 ) -> Loaded:
     """Returns the data set of name.pkl, and the checksum of the very bytes it was read from.
 
     As `load` does, but nothing is printed: the notes say what there is to say. What
-    data/corpora.py knows of the name is checked.
+    data/corpora.py knows of the name is checked. What is in `without`, of audio, video and text,
+    has no features, and may be missing in the file.
 
     Raises:
         InputError: The file is missing, damaged, unsafe, doesn't hold such data, or changes while
             it is read.
     """
     path = _in_folder(data_path, name)
-    return _load(path, CORPORA.get(name, UNKNOWN), max_len, emotion, checksum)
+    return _load(path, CORPORA.get(name, UNKNOWN), max_len, emotion, checksum, without)
 
 
 def load(
@@ -165,9 +167,10 @@ def _load(
     max_len: int | None,
     emotion: str | None,
     digest: Callable[[BinaryIO], str],  # takes as long as reading does: for whoever needs it
+    without: Collection[str] = (),
 ) -> Loaded:
     data, sha256 = _read(path, digest)
-    assembled = assemble(path, data, corpus, max_len, emotion)
+    assembled = assemble(path, data, corpus, max_len, emotion, without)
     train, valid, test = (
         Split(*map(torch.from_numpy, assembled.arrays[split].values())) for split in SPLITS
     )

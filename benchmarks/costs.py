@@ -38,13 +38,18 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 from benchmarks import write_csv
 from data.conversion import write_pickle
 from data.corpora import CORPORA
 from data.files import InputError, make_folder
 from data.synthetic import synthetic
 from search.grid import Settings, shuffled
-from search.options import Parser, run_script, whole, whole_between
+from search.options import Parser, folder, run_script, whole, whole_between
 from train_mosi import COLUMNS, GRID
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train_mosi.py"
@@ -289,8 +294,8 @@ def _flags() -> Parser:
     flags = Parser(description=__doc__)
     add = flags.add_argument
     add("parts", nargs="*", type=_part, metavar="PART", help="(default: all but cluster)")
-    add("--data_path", type=Path, default=Path("data"), help="folder of mosi.pkl")
-    add("--output_path", type=Path, default=Path("results"), help="folder for costs.csv")
+    add("--data_path", type=folder, default=Path("data"), help="folder of mosi.pkl")
+    add("--output_path", type=folder, default=Path("results"), help="folder for costs.csv")
     add("--jobs", type=whole, nargs="+", default=[1, 2, 4, 8], help="workers; of cluster, nodes")
     add("--settings", type=whole, nargs="+", default=[100, 400], help="of memory")
     add("--rows", type=whole_between(2, 8_000_000), default=1_000_000, help="of resume")

@@ -16,17 +16,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.tfn import TFN, tensor_fusion
 from data.files import make_folder, write_atomically
 from model import LMF, low_rank_fusion
 from reporting import figures
 from reporting.markdown import table
-from search.options import Parser, run_script, whole_between
+from search.options import Parser, folder, run_script, whole_between
 
 INPUT_DIMS = (74, 46, 300)  # MOSI's features of audio, video, text
 STEPS = 20  # words per example
@@ -231,7 +236,7 @@ def _flags() -> Parser:
     add("--batch_sizes", type=batches, nargs="+", default=[8, 32, 128], help="data points a step")
     add("--threads", type=whole_between(1, 10**4), default=1, help="of the CPU")
     add("--seconds", type=_seconds, default=0.25, help="length of one measurement")
-    add("--output_path", type=Path, default=Path("results"), help="folder for efficiency.md")
+    add("--output_path", type=folder, default=Path("results"), help="folder for efficiency.md")
     return flags
 
 

@@ -30,18 +30,23 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 import joblib
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks import write_csv
 from data.files import make_folder
 from model import LMF
 from search.jobs import Trainer, chunks
-from search.options import Parser, check_cuda, run_script, whole, whole_between
+from search.options import Parser, check_cuda, folder, run_script, whole, whole_between
 from search.workers import LocalBackend, prepare
 from train_mosi import EXPERIMENT, GRID, loss
 from training.reference import adam
@@ -198,8 +203,8 @@ def _flags() -> Parser:
     flags = Parser(description=__doc__)
     add = flags.add_argument
     sizes = whole_between(len(SIZES), 10**6)  # each size once, or more often
-    add("--data_path", default="./data", help="folder of mosi.pkl")
-    add("--output_path", type=Path, default=Path("results"), help="folder for throughput.csv")
+    add("--data_path", type=folder, default="./data", help="folder of mosi.pkl")
+    add("--output_path", type=folder, default=Path("results"), help="folder for throughput.csv")
     add("--cuda", action="store_true", help="measure on one GPU")
     add("--settings", type=sizes, default=288, help="settings of the fast path")
     add("--release_settings", type=sizes, default=36, help="at most, of the others")

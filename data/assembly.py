@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -18,7 +18,7 @@ from data.pickles import PickleError, UnsafePickle, load_pickle
 
 Arrays = dict[str, dict[str, np.ndarray]]  # by split and modality
 _ID_PARTS = (str, bytes, int, float, np.generic, type(None))
-_FEATURES = tuple(zip(MODALITIES[:3], ROLES[:3], strict=True))
+_FEATURES: dict[str, str] = dict(zip(MODALITIES[:3], ROLES[:3], strict=True))
 
 
 class Assembled(NamedTuple):
@@ -35,7 +35,7 @@ class Assembled(NamedTuple):
 
     @property
     def dims(self) -> tuple[int, int, int]:
-        """Features of audio, video and text."""
+        """Features of audio, video and text; 0 where one is left out."""
         audio, video, text = (self.arrays["train"][modality] for modality in MODALITIES[:3])
         return audio.shape[1], video.shape[1], text.shape[2]
 
@@ -62,11 +62,13 @@ def assemble(
     corpus: Corpus,
     max_len: int | None = None,
     emotion: str | None = None,
+    without: Collection[str] = (),
     only: str | None = None,
 ) -> Assembled:
     """Returns the data set that a pickle's contents are, as the train scripts take it.
 
     Errors and notes call the file by its path. max_len cuts or pads the text to so many steps.
+    What is in `without`, of audio, video and text, is not looked at, and has no features.
     One split alone, if `only` names it, may lack the label.
 
     Raises:
@@ -79,25 +81,19 @@ def assemble(
         data = _member(data, emotion, path)
     splits = (only,) if only else SPLITS
     parts = {split: _member(data, split, path) for split in splits}
-    unlabelled = only and "label" not in cast(dict, parts[only])
-    raw: Arrays = {
-        split: {
-            modality: _array(path, data, split, modality)
-            for modality in MODALITIES[: 3 if unlabelled else 4]
-        }
-        for split in splits
-    }
+    labelled = not only or "label" in cast(dict, parts[only])
+    raw: Arrays = {split: _split(path, data, split, without, labelled) for split in splits}
     _check(path, raw)
     name = f"{path}: {emotion}" if emotion else str(path)
     notes = list(_clean(raw))
-    if not unlabelled:
+    if labelled:
         _check_labels(path, raw, corpus)
         notes += _drop_extra(raw, corpus)
     if not only:
         notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
     ids = {split: _ids(parts[split], len(raw[split]["glove"])) for split in splits}
     notes += [f"{split}/id: not one per example: left out" for split in splits if ids[split] == []]
-    if max_len is not None:
+    if max_len is not None and "text" not in without:
         _set_length(raw, max_len, corpus)
     found = {split: names for split, names in ids.items() if names}
     return Assembled(raw, tuple(f"{name}: {note}" for note in notes), found)
@@ -125,7 +121,7 @@ def emotions_in(data: object, corpus: Corpus) -> list[str]:
     return [name for name in corpus.emotions if name in keys or name.encode() in keys]
 
 
-def _member(data: object, key: str, path: Path, where: str = "the file") -> object:
+def _member(data: object, key: str, path: Path, where: str = "the file", hint: str = "") -> object:
     if not isinstance(data, dict):
         raise InputError(
             f"{path}: expected {where} to be a dict with the key {key!r}, got {_kind(data)}"
@@ -134,7 +130,7 @@ def _member(data: object, key: str, path: Path, where: str = "the file") -> obje
         if candidate in data:
             return data[candidate]
     found = ", ".join(printable(_name(key)[:80]) for key in islice(data, 10))
-    raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}")
+    raise InputError(f"{path}: expected the key {key!r} in {where}, got {found or 'no keys'}{hint}")
 
 
 def _ids(parts: object, count: int) -> list[str] | None:
@@ -169,9 +165,27 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+def _split(
+    path: Path, data: object, split: str, without: Collection[str], labelled: bool
+) -> dict[str, np.ndarray]:
+    wanted = MODALITIES if labelled else MODALITIES[:3]
+    kept = [modality for modality in wanted if _FEATURES.get(modality) not in without]
+    arrays = {modality: _array(path, data, split, modality) for modality in kept}
+    count = len(arrays[kept[-1]])
+    for modality in set(wanted) - set(kept):
+        arrays[modality] = np.zeros((count, 0, 0)[: _ndim(modality)], np.float32)
+    return {modality: arrays[modality] for modality in wanted}
+
+
+def _ndim(modality: str) -> int:
+    return 3 if modality == "glove" else 2
+
+
 def _array(path: Path, data: object, split: str, modality: str) -> np.ndarray:
-    where, ndim = f"{split}/{modality}", 3 if modality == "glove" else 2
-    array = _member(_member(data, split, path), modality, path, split)
+    where, ndim = f"{split}/{modality}", _ndim(modality)
+    role = _FEATURES.get(modality)
+    hint = f"; --without {role} trains without it" if role else ""
+    array = _member(_member(data, split, path), modality, path, split, hint)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.ndim != ndim:
         shape = "(N, T, D)" if ndim == 3 else "(N, D)"
         raise InputError(
@@ -220,7 +234,7 @@ def _check_labels(path: Path, raw: Arrays, corpus: Corpus) -> None:
 
 def _clean(raw: Arrays) -> Iterator[str]:
     """Sets NaN and inf features to 0, and yields what is to be said."""
-    for modality, role in _FEATURES:
+    for modality, role in _FEATURES.items():
         found = []
         for split, arrays in raw.items():
             array = arrays[modality]
@@ -230,7 +244,8 @@ def _clean(raw: Arrays) -> Iterator[str]:
                 found.append(f"{split} {nan} NaN, {inf} inf")
         if found:
             yield f"{role}: values set to 0: {'; '.join(found)}"
-        if splits := [split for split, arrays in raw.items() if not arrays[modality].any()]:
+        parts = {split: arrays[modality] for split, arrays in raw.items()}
+        if splits := [split for split, part in parts.items() if part.size and not part.any()]:
             yield f"{role}: every value is 0 in {', '.join(splits)}"
 
 

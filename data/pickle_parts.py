@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import re
 import struct
 from typing import BinaryIO
@@ -12,6 +13,7 @@ import numpy as np
 
 LONGEST_NUMBER = 100  # characters
 LARGE = 2**16  # bytes
+_BLOCK = 2**20  # bytes that are read at once
 _CODE = re.compile(r"([biufcSUO])([0-9]{0,9})")
 
 
@@ -27,20 +29,35 @@ class Reader:
     """Takes bytes, numbers and lines from where it stands in a file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.at = file, 0
-        self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.file, self.at, self.loaded = file, 0, 0
+        self.size = os.fstat(file.fileno()).st_size
+        # memory of its own: where a mapped file is cut meanwhile, the process would crash
+        self.data = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def load(self, end: int) -> None:
+        """Reads the file on, up to there or somewhat farther."""
+        if end <= self.loaded:
+            return
+        end = min(max(end, self.loaded + _BLOCK), self.size)
+        self.file.seek(self.loaded)
+        with memoryview(self.data)[self.loaded : end] as part:
+            if self.file.readinto(part) != len(part):  # pyright: ignore[reportAttributeAccessIssue]
+                raise PickleError("it ends too early")
+        self.loaded = end
 
     def take(self, size: int) -> bytes:
         """Returns the next bytes."""
-        if size < 0 or size > len(self.data) - self.at:
+        if size < 0 or size > self.size - self.at:
             raise PickleError(f"it ends too early, or byte {self.at:,} claims a wrong size")
         start, self.at = self.at, self.at + size
         if size < LARGE:
+            self.load(self.at)
             return self.data[start : self.at]
-        self.file.seek(start)  # reading what is large beats copying it out of the map
+        self.file.seek(start)  # reading what is large beats copying it again
         contents = self.file.read(size)
         if len(contents) != size:
             raise PickleError("it ends too early")
+        self.loaded = max(self.loaded, self.at)
         return contents
 
     def sized(self, form: str) -> bytes:
@@ -53,10 +70,13 @@ class Reader:
 
     def line(self, longest: int | None = None) -> memoryview:
         """Returns the next line without its end."""
-        limit = len(self.data) if longest is None else self.at + longest
-        end = self.data.find(b"\n", self.at, limit)
-        if end < 0:
-            raise PickleError(f"it ends too early, or the line at byte {self.at:,} is too long")
+        limit = self.size if longest is None else min(self.size, self.at + longest)
+        searched = self.at
+        while (end := self.data.find(b"\n", searched, min(self.loaded, limit))) < 0:
+            if self.loaded >= limit:
+                raise PickleError(f"it ends too early, or the line at byte {self.at:,} is too long")
+            searched = max(searched, self.loaded)
+            self.load(self.loaded + 1)
         start, self.at = self.at, end + 1
         return memoryview(self.data)[start:end]
 

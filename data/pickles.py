@@ -5,8 +5,8 @@ anything, or to fill the memory. This one knows the instructions that data need 
 looks no name up: arrays, dtypes and scalars are built here from checked parts. What it makes is
 bounded by the file's size, and its steps are counted, so that every file ends within seconds.
 
-Byte strings stay bytes, Python 2's among them. The file is mapped, not read: a long text goes from
-the map into its array's bytes without a copy of its line, which is as fast as Python's machine.
+Byte strings stay bytes, Python 2's among them. A long text goes from where it was read to into its
+array's bytes without a copy of its line, which is as fast as Python's machine.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ class _Machine(Reader):
         self.stack: list[object] = []
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, object] = {}
-        self.left = max(len(self.data), 2**20)
+        self.left = max(self.size, 2**20)
 
     def run(self) -> object:
         for _ in range(MOST_STEPS):
-            if self.at >= len(self.data):
+            if self.at >= self.size:
                 raise PickleError("it ends too early")
+            self.load(self.at + 1)
             code = self.data[self.at]
             self.at += 1
             if code == pickle.STOP[0]:

@@ -16,6 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this is run as a script
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 from data.conversion import Choices, convert, write_pickle
 from data.corpora import CORPORA
 from data.files import InputError, printable
@@ -23,7 +28,7 @@ from data.formats import read
 from data.inspection import as_json, inspect, table, verify
 from data.kinds import quoted
 from data.synthetic import synthetic
-from search.options import Parser, run_script, whole_between
+from search.options import Parser, folder, run_script, whole_between
 
 FOLDER = Path("./data")  # where the train scripts look, too
 
@@ -47,7 +52,7 @@ def _flags() -> Parser:
     )
     names = f"{', '.join(CORPORA)} (default: all)"
     command.add_argument("names", nargs="*", metavar="NAME", help=names)
-    command.add_argument("--output_path", type=Path, default=FOLDER, help="folder to write to")
+    command.add_argument("--output_path", type=folder, default=FOLDER, help="folder to write to")
     seed = whole_between(0, 2**63 - 1)
     command.add_argument("--seed", type=seed, default=0, help="of the numbers")
     command.add_argument("--force", action="store_true", help="replace files that exist")
@@ -73,7 +78,7 @@ def _flags() -> Parser:
     command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
     command.add_argument("--to", required=True, choices=list(CORPORA), help="the data set")
     command.add_argument(
-        "-o", "--output_path", type=Path, default=FOLDER, help="folder to write to"
+        "-o", "--output_path", type=folder, default=FOLDER, help="folder to write to"
     )
     command.add_argument(
         "--average",
@@ -103,7 +108,7 @@ def _flags() -> Parser:
         description="Compare sizes and checksums with the official pickles', and try whether the\n"
         "train scripts can use what else is there. Exit status 1 if anything is wrong.",
     )
-    command.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="of the files")
+    command.add_argument("folder", nargs="?", type=folder, default=FOLDER, help="of the files")
     command.set_defaults(run=run_verify)
     return flags
 

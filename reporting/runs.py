@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
+from data.checkpoints import read_checkpoint
 from data.corpora import CORPORA
 from data.files import InputError, MissingFile, open_regular
-from search.columns import Columns, printed
+from search.columns import MOST_EPOCHS, Columns, printed
 from search.experiment import Experiment
 from search.provenance import read_provenance
 from search.run_files import RunFiles
-from search.table import first_line, read_header, read_table
+from search.table import LARGEST, first_line, read_header, read_table
 from training.setting import Setting
 
 Experiments = Mapping[str, Experiment]  # by the data set's name
-LARGEST = float(np.finfo(np.float32).max)  # of what training in float32 can report
 LONGEST_NAME = 140  # bytes; in the names of figures a word and a folder stand before it
 
 
@@ -50,7 +48,8 @@ class Run:
         experiment: The data set's.
         emotion: IEMOCAP's.
         origin: What the .json says; None if there is no such file.
-        rows: By setting and seed, the scores in the order of `score_columns`.
+        rows: By setting and seed, the scores in the order of `Columns.scores`.
+        pruned: The settings of which a seed was stopped early, as others were better.
     """
 
     path: Path
@@ -59,6 +58,7 @@ class Run:
     emotion: str | None
     origin: Origin | None
     rows: dict[Setting, dict[int, tuple[float, ...]]]
+    pruned: frozenset[Setting] = frozenset()
 
     @property
     def columns(self) -> Columns:
@@ -77,8 +77,9 @@ class Run:
 
     @property
     def diverged(self) -> int:
-        """How many rows have no validation loss."""
-        return sum(int(np.isnan(self.losses(setting)).sum()) for setting in self.rows)
+        """How many rows have no validation loss, those of pruned settings left out."""
+        settings = self.rows.keys() - self.pruned
+        return sum(int(np.isnan(self.losses(setting)).sum()) for setting in settings)
 
     def losses(self, setting: Setting) -> np.ndarray:
         """Returns the validation losses of a setting, in the order of its seeds: (n,)."""
@@ -90,7 +91,7 @@ class Run:
         Raises:
             InputError: The data set has no such column.
         """
-        columns = score_columns(self.columns)
+        columns = self.columns.scores()
         if column not in columns:
             raise InputError(
                 f"train_{self.experiment.name}.py: expected the column {column!r} among its "
@@ -101,7 +102,7 @@ class Run:
 
     @cached_property
     def candidates(self) -> list[Setting]:
-        """The settings that can be the best: none of their seeds diverged, none is to come.
+        """The settings that can be the best: no seed diverged or was pruned, none is to come.
 
         Seeds are to come where other settings have more of them.
         """
@@ -116,11 +117,6 @@ class Run:
         """
         column = valid_column or self.columns.valid_loss
         return sorted(self.candidates, key=lambda setting: self.values(setting, column).mean())
-
-
-def score_columns(columns: Columns) -> list[str]:
-    """Returns the columns that hold scores, the validation loss first."""
-    return [columns.valid_loss, *columns.release, *columns.own]
 
 
 def read_runs(places: Iterable[Path], experiments: Experiments) -> tuple[list[Run], list[str]]:
@@ -178,15 +174,14 @@ def read_run(path: Path, experiments: Experiments) -> Run:
     experiment = experiments[origin.data_set] if origin else _by_columns(first, experiments)
     header = read_header(path, experiment.columns)
     emotion = origin.emotion if origin else _emotion(path, experiment)
-    table = read_table(path, header, score_columns(experiment.columns))
-    if (np.abs(table.scores[np.isfinite(table.scores)]) > LARGEST).any():
-        raise InputError(f"{path}: expected scores as training reports them, got larger ones")
+    table = read_table(path, header, experiment.columns)
     rows: dict[Setting, dict[int, tuple[float, ...]]] = {}
     for setting, seed, scores in table.rows():
         rows.setdefault(setting, {})[seed] = scores
     if not rows:
         raise InputError(f"{path}: expected rows, got none; train first")
-    return Run(path, name, experiment, emotion, origin, rows)
+    pruned = frozenset(setting for setting, *_ in table.where(table.pruned).rows())
+    return Run(path, name, experiment, emotion, origin, rows, pruned)
 
 
 def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
@@ -204,8 +199,8 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
         "emotion": name in CORPORA and emotion in (CORPORA[name].emotions or (None,)),
         "data_file": "\0" not in found["data_file"],
         "data sha256": sha256 != "",
-        "epochs": epochs > 0,
-        "patience": patience > 0,
+        "epochs": 0 < epochs <= MOST_EPOCHS,
+        "patience": 0 < patience <= MOST_EPOCHS,
     }
     if odd := [field for field, fit in fits.items() if not fit]:
         raise InputError(
@@ -251,10 +246,9 @@ def read_history(run: Run, folder: Path) -> History:
         for seed, scores in by_seed.items()
         if np.isfinite(scores[0])
     )
-    with open_regular(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that look like none of torch's
+    with open_regular(path) as file:
         try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            checkpoint = read_checkpoint(file)
             history = _history(checkpoint["history"], checkpoint["best_epoch"])
             kept_loss = history.losses[history.best_epoch - 1, 1]
             is_of_row = (

@@ -72,6 +72,8 @@ def _data_lines(runs: Iterable[Run]) -> str:
         text += f": settings {len(run.rows):,}, trainings {run.trainings:,}"
         if run.diverged:
             text += f", {run.diverged:,} of them without result (diverged)"
+        if run.pruned:
+            text += f", {len(run.pruned):,} of the settings stopped early (pruned)"
         if run.origin:
             text += f"; at most {run.origin.epochs} epochs, patience {run.origin.patience}"
         lines.append(f"{text}. Data: {data_note(run)}.")
@@ -158,7 +160,7 @@ def rank_study(run: Run) -> list[Setting]:
     """
     alike: dict[Setting, list[Setting]] = {}
     for setting in run.rows:
-        if np.isfinite(run.losses(setting)).any():
+        if setting not in run.pruned and np.isfinite(run.losses(setting)).any():
             alike.setdefault(setting._replace(rank=0), []).append(setting)
 
     def worth(group: list[Setting]) -> tuple[int, int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from data.checkpoints import check_whole, read_checkpoint
 from data.files import InputError, MissingFile, open_regular, write_atomically
 from search.columns import printed
 from search.provenance import Provenance, conditions
@@ -27,17 +28,18 @@ class SavedModel(NamedTuple):
     row: BestRow
     started: str  # when its run was begun: no other run has the same
     conditions: dict[str, object]  # under which it was trained
-    intact: bool  # whether the weights are those that were saved
+    intact: bool  # whether the weights and the model's sizes are those that were saved
 
 
 def save_model(
     path: Path, result: Result, about: Mapping[str, object], provenance: Provenance
 ) -> None:
-    """Writes a trained model and what is known of it."""
+    """Writes a trained model and what is known of it: `about` has at least its config."""
     assert result.state_dict
     checkpoint = {
         "state_dict": result.state_dict,
         "weights_sha256": weights_sha256(result.state_dict),
+        "config_sha256": _config_sha256(about["config"]),
         "setting": result.setting._asdict(),
         "seed": result.seed,
         "valid_loss": result.valid_loss,
@@ -59,19 +61,23 @@ def read_model(path: Path) -> SavedModel | None:
         InputError: No train script wrote that file.
     """
     try:
-        with open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files that look like none of torch's
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            checkpoint = read_checkpoint(file)
         loss = float(printed(checkpoint["valid_loss"]))
         texts = Setting(**checkpoint["setting"]).texts()
         setting = Setting._make(map(parse_value, Setting._fields, texts))
         weights = checkpoint["state_dict"]
-        saved_sha256 = checkpoint.get("weights_sha256", weights_sha256(weights))  # older: none
+        check_whole(weights)
+        found = {
+            "weights_sha256": weights_sha256(weights),
+            "config_sha256": _config_sha256(checkpoint["config"]),
+        }
+        as_saved = all(checkpoint.get(key, value) == value for key, value in found.items())
         return SavedModel(
             (loss, setting, int(checkpoint["seed"])),
             checkpoint["provenance"]["started"],
             conditions(checkpoint["provenance"]),
-            saved_sha256 == weights_sha256(weights) and _are_trained(weights),
+            as_saved and _are_trained(weights),  # older files have one checksum, or none
         )
     except MissingFile:
         return None
@@ -98,3 +104,7 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _config_sha256(config: object) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

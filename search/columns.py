@@ -7,7 +7,10 @@ from typing import NamedTuple
 from training.setting import Setting
 
 RUN_COLUMNS = ("Seed", "Status", "Best Epoch", "Epochs", "Seconds")
-STATUSES = {"ok": True, "diverged": False, "failed": False}  # whether there are scores
+MOST_EPOCHS = 10**9  # as many as --epochs takes
+STATUSES = {  # whether there is a validation loss; test scores are those of ok alone
+    **{"ok": True, "pruned": True, "diverged": False, "failed": False},
+}
 
 
 class Columns(NamedTuple):
@@ -21,6 +24,10 @@ class Columns(NamedTuple):
     def all(self) -> list[str]:
         """Returns every column of the file, in order."""
         return [*Setting._fields, self.valid_loss, *self.release, *RUN_COLUMNS, *self.own]
+
+    def scores(self) -> list[str]:
+        """Returns the columns that hold scores, the validation loss first."""
+        return [self.valid_loss, *self.release, *self.own]
 
 
 def printed(value: float) -> str:

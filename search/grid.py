@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -91,12 +91,15 @@ def shuffled(count: int, seed: int) -> Iterator[np.ndarray]:
             yield block[(block < count).astype(bool)]
 
 
-def narrow(grid: Grid, choices: Sequence[str]) -> dict[str, list[float]]:
+def narrow(
+    grid: Grid, choices: Sequence[str], without: Collection[str] = ()
+) -> dict[str, list[float]]:
     """Returns the grid with the values of some hyperparameters replaced.
 
     Args:
         grid: All hyperparameters and their values.
         choices: Each NAME=VALUE[,VALUE...], as --grid takes them.
+        without: Modalities that are left out: their hyperparameters keep one value, the first.
 
     Raises:
         InputError: A choice is not of this form, or is made twice; or the grid is too large.
@@ -118,6 +121,9 @@ def narrow(grid: Grid, choices: Sequence[str]) -> dict[str, list[float]]:
             raise InputError(f"--grid: expected {name}'s values once each, got some twice")
         chosen[name] = values
     narrowed = {name: chosen.get(name, list(values)) for name, values in grid.items()}
+    for name in narrowed:
+        if name.partition("_")[0] in without:
+            del narrowed[name][1:]
     if total(narrowed) > _MOST_SETTINGS:
         raise InputError(f"--grid: expected at most 2**120 settings, got {total(narrowed):.0e}")
     return narrowed

@@ -18,14 +18,14 @@ class Row(NamedTuple):
 
     setting: Setting
     seed: int
-    valid_loss: float  # NaN unless the status is ok
+    valid_loss: float  # NaN unless the status is ok: it ranks settings
     test_score: float
 
 
 class Standing(NamedTuple):
     """A setting's place on the leaderboard; settings compare by their mean validation loss."""
 
-    mean_valid_loss: float  # infinite if a seed diverged
+    mean_valid_loss: float  # infinite if a seed has none
     setting: Setting
     valid_losses: tuple[float, ...]
     test_scores: tuple[float, ...]
@@ -61,13 +61,17 @@ class Leaderboard:
         ranked = np.sort(means[finished])
         last = ranked[self.size - 1] if len(ranked) >= self.size else math.inf
         contend = ~finished | (means <= last + abs(last) * 1e-9)  # summed in another order
-        for setting, seed, (valid_loss, test_score) in table.where(contend[place]).rows():
+        for setting, seed, (valid_loss, test_score, *_) in table.where(contend[place]).rows():
             self.add(Row(setting, seed, valid_loss, test_score))
 
     def best(self) -> list[Standing]:
-        """Returns the best settings, the best first, those with seeds still to come included."""
+        """Returns the best settings, the best first, those with seeds still to come included.
+
+        A setting with a seed that was pruned, diverged or failed has no place among them.
+        """
         standings = [*self._best, *map(self._standing, self._unfinished)]
-        return heapq.nsmallest(self.size, standings)
+        finite = (one for one in standings if math.isfinite(one.mean_valid_loss))
+        return heapq.nsmallest(self.size, finite)
 
     def _standing(self, setting: Setting) -> Standing:
         rows = sorted(self._unfinished[setting], key=lambda row: row.seed)

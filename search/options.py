@@ -16,12 +16,14 @@ from typing import Any, NoReturn
 import torch
 
 from data.files import InputError, printable
+from model import MODALITIES
 from search.hyperparams import HYPERPARAMS_FILE
 from search.output import OutputError, checked_output, open_standard_streams
 from search.signals import ending_at_signals
 
 _LARGEST_SEED = 2**63 - 1  # as seeds are kept
 _REPEATS = 1000
+_PILOTS = 10
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -62,6 +64,13 @@ def whole_between(least: int, most: int) -> Callable[[str], int]:
 whole = whole_between(1, 10**9)
 
 
+def folder(text: str) -> Path:
+    """Returns a folder's path, for argparse: "" is the mark of a variable that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, got ''; a dot stands for this one")
+    return Path(text)
+
+
 def _switch(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
@@ -87,9 +96,9 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int | No
     """
     flags = Parser(description=description)
     add = flags.add_argument_group("files").add_argument
-    add("--data_path", default="./data", help="folder of the pickles")
-    add("--model_path", default="./models", help="folder for trained models")
-    add("--output_path", default="./results", help="folder for the result files")
+    add("--data_path", type=folder, default="./data", help="folder of the pickles")
+    add("--model_path", type=folder, default="./models", help="folder for trained models")
+    add("--output_path", type=folder, default="./results", help="folder for the result files")
     add("--run_id", type=_name, default="1", help="keeps runs' files apart")
     signature = "a comment that goes into the file names"
     add("--signiture", "--signature", type=_name, default=name, help=signature)
@@ -101,6 +110,8 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int | No
     add("--output_dim", type=whole, default=output_dim, help="outputs of the model")
     max_len = "sequence length: longer ones are cut, shorter ones padded (default: the file's)"
     add("--max_len", type=whole_between(1, 10_000), help=max_len)
+    without = "leave a modality, or two, out: with its subnetwork and factor (default: none)"
+    add("--without", nargs="+", action="extend", choices=MODALITIES, help=without)
     seed = whole_between(0, _LARGEST_SEED)
     add("--seed", type=seed, default=0, help="of the draws and the training")
 
@@ -114,6 +125,11 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int | No
     add("--hyperparams", nargs="?", const=file, metavar="FILE", help=listed)
     repeats = whole_between(1, _REPEATS)
     add("--repeats", type=repeats, default=1, help="seeds per setting: seed, seed + 1, ...")
+
+    prune = "stop settings early that are behind the first ones, the pilots (default: no)"
+    add("--prune", action="store_true", help=prune)
+    pilots = f"with --prune: how many settings the others are held against (default: {_PILOTS})"
+    add("--pilots", type=whole_between(1, 1000), help=pilots)
 
     add = flags.add_argument_group("machine").add_argument
     switch = {"nargs": "?", "const": True, "default": False, "metavar": "True|False"}
@@ -139,8 +155,16 @@ def read_options(flags: Parser, options: Mapping[str, object] | None) -> argpars
     """
     words = None if options is None else list(_words(options))
     read = flags.parse_args(words)
+    read.without = [modality for modality in MODALITIES if modality in (read.without or ())]
+    if len(read.without) == len(MODALITIES):
+        raise InputError("--without: expected a modality to stay, got all three")
     if read.grid and read.hyperparams is not None:
         raise InputError("--grid and --hyperparams: expected one of them, got both")
+    if read.prune and read.hyperparams is not None:
+        raise InputError("--prune and --hyperparams: expected one of them, got both")
+    if read.pilots and not read.prune:
+        raise InputError("--pilots: expected --prune too, which is what pilots are for")
+    read.pilots = (read.pilots or _PILOTS) if read.prune else 0
     if read.seed + read.repeats - 1 > _LARGEST_SEED:
         raise InputError(
             f"--seed: expected at most {_LARGEST_SEED - read.repeats + 1} with --repeats "

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, forkserver, parent_process, reduction
+from multiprocessing import connection, forkserver, parent_process, reduction, resource_tracker
 from typing import IO, NamedTuple, Protocol
 
 import torch
@@ -40,7 +40,7 @@ class Worker:
         self.connection, theirs = connection.Pipe()
         arguments = (theirs, trainer, data_file, device)
         self.process = CONTEXT.Process(target=_work, args=arguments, daemon=True)
-        _wake_forkserver()
+        _wake_helpers()
         try:
             with theirs:
                 self.process.start()
@@ -108,16 +108,16 @@ def end_workers(workers: Sequence[Worker]) -> None:
     """Kills them, and waits until they have ended."""
     for worker in workers:
         worker.process.kill()
-    _wake_forkserver()
+    _wake_helpers()
     for worker in workers:
         worker.process.join()
         worker.connection.close()
 
 
-def _wake_forkserver() -> None:
-    """Has the process that workers are forked from go on if it was stopped: it starts and joins."""
-    process = forkserver._forkserver._forkserver_pid  # pyright: ignore
-    if process:
+def _wake_helpers() -> None:
+    """Has multiprocessing's processes go on if they were stopped: one forks and joins workers."""
+    pids = forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid  # pyright: ignore
+    for process in filter(None, pids):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGCONT)
 

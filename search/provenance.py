@@ -10,9 +10,14 @@ from typing import TypedDict
 from data.files import InputError, open_regular
 
 
-class Provenance(TypedDict):
-    """How a run's rows come about; a run only goes on while all of "fixed" stays the same."""
+class Pilot(TypedDict):
+    """What one of the settings that others are pruned by reached, with the first seed."""
 
+    epochs: int
+    best_losses: list[float]  # of validation, after the epochs of the rule; infinite if it diverged
+
+
+class _Provenance(TypedDict):
     data_set: str
     emotion: str | None
     data_file: str
@@ -20,6 +25,12 @@ class Provenance(TypedDict):
     versions: dict[str, str]
     command: list[str]
     started: str
+
+
+class Provenance(_Provenance, total=False):
+    """How a run's rows come about; a run only goes on while all of "fixed" stays the same."""
+
+    pilots: dict[str, Pilot]  # by the setting's description; only with pruning
 
 
 _KINDS = {
@@ -51,6 +62,7 @@ def conditions(provenance: Provenance) -> dict[str, object]:
     """Returns what must stay the same while a run goes on.
 
     Files without the path were written before it was stored: their first command's flags say it.
+    What is trained without is stored only if there is any.
     """
     command = " ".join(map(str, provenance["command"]))
     reference = re.search(r"--stack[ =]1(?!\S)", command)
@@ -58,6 +70,7 @@ def conditions(provenance: Provenance) -> dict[str, object]:
         "data_set": provenance["data_set"],
         "emotion": provenance["emotion"],
         "path": "reference" if reference else "fast",
+        "without": [],
         **provenance["fixed"],
     }
 
@@ -76,4 +89,4 @@ def _change(before: object, now: object) -> str:
     if isinstance(before, list) and isinstance(now, list):
         changed = [str(item) for item in (*before, *now) if (item in before) != (item in now)]
         return f"({', '.join(changed) or 'in another order'})"
-    return f"(then {before}, now {now})"
+    return f"(then {str(before)[:80]}, now {str(now)[:80]})"

@@ -33,7 +33,7 @@ from data.files import (
 from search.checkpoint import BestRow, SavedModel, read_model, save_model
 from search.columns import Columns, printed
 from search.leaderboard import Row
-from search.provenance import Provenance, conditions, differences, read_provenance
+from search.provenance import Pilot, Provenance, conditions, differences, read_provenance
 from search.run_files import RunFiles
 from search.table import Table, line_end, read_header, read_table
 from training.result import Result
@@ -77,13 +77,16 @@ class Records:
         if not begun:
             self._check_model()
         if not stored:
-            text = json.dumps(self.provenance, indent=2) + "\n"
-            write_atomically(self.files.json, lambda part: part.write_text(text))
+            self._write_provenance()
         self._file = closing.enter_context(self.files.csv.open("ab+", buffering=0))
         if not begun:
             self._file.truncate(0)
             sync_folder(self.files.csv.parent)
             self._write(self._header)
+
+    def _write_provenance(self) -> None:
+        text = json.dumps(self.provenance, indent=2) + "\n"
+        write_atomically(self.files.json, lambda part: part.write_text(text))
 
     def _stored_provenance(self, begun: bool) -> Provenance | None:
         """Returns what an earlier command wrote; None if a new run can begin in its place."""
@@ -123,11 +126,11 @@ class Records:
             self._line_end = line_end(path)
             if not self._line_end:
                 raise InputError(f"{path}, line 1: expected a line end after the columns; add it")
-            scores = (self.columns.valid_loss, self.columns.headline)
-            table = read_table(path, self._header, scores)
+            kept = (self.columns.valid_loss, self.columns.headline, "Epochs")
+            table = read_table(path, self._header, self.columns, kept)
             losses = table.scores[0]
             rows = table.where(losses == np.nanmin(losses, initial=math.inf)).rows()
-            best = ((loss, setting, seed) for setting, seed, (loss, _) in rows)
+            best = ((loss, setting, seed) for setting, seed, (loss, *_) in rows)
             self.best = min(best, default=None)
             self._check_model(table)
             self._check_unchanged()
@@ -184,13 +187,18 @@ class Records:
             self._size -= len(torn)
             self._file.truncate(self._size)
 
+    def add_pilot(self, setting: Setting, pilot: Pilot) -> None:
+        """Writes what a pilot had reached beside the rows, before its own one is added."""
+        self.provenance.setdefault("pilots", {})[describe(setting)] = pilot
+        self._write_provenance()
+
     def add(self, result: Result, about: Mapping[str, object]) -> Row:
         """Writes one result, and its model if it is the best by validation; returns its row.
 
         The model's file holds `about` beside the result.
         """
         texts = _texts(result, self.columns)
-        loss = float(texts[self.columns.valid_loss])
+        loss = float(texts[self.columns.valid_loss]) if result.status == "ok" else math.nan
         candidate = (loss, result.setting, result.seed)
         if not math.isnan(loss) and (self.best is None or candidate < self.best):
             # the model first: a row without its model could not be mended
@@ -281,4 +289,4 @@ def _fault(model: SavedModel | None, best: BestRow) -> str:
         return "no such file"
     if model.row != best:
         return f"that of {describe(*model.row[1:])}, of {printed(model.row[0])}"
-    return "" if model.intact else "other weights than were saved"
+    return "" if model.intact else "other weights or sizes than were saved"

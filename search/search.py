@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import joblib
@@ -24,9 +25,10 @@ from search.grid import Settings, narrow
 from search.hyperparams import read_hyperparams
 from search.jobs import Trainer, chunks
 from search.leaderboard import Leaderboard
-from search.messages import Epoch, Notice
+from search.messages import Epoch, Notice, Progress
 from search.output import checked_output
 from search.provenance import Provenance
+from search.pruning import Pruning, pruning_condition
 from search.records import Records
 from search.run_files import RunFiles
 from search.signals import end_by, ending_at_signals
@@ -54,17 +56,13 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     plan = _plan(experiment, options, emotion)
     if not options.cluster:
         prepare(compiled=options.stack != 1 and not options.cuda)
-    loaded = load_corpus(options.data_path, experiment.name, options.max_len, emotion)
+    loaded = load_corpus(
+        options.data_path, experiment.name, options.max_len, emotion, options.without
+    )
     for note in loaded.notes:
         _say(note)
     data = Data(*loaded.splits)
-    outputs = experiment.task_of(data).output_dim
-    if options.output_dim not in (None, outputs):
-        raise InputError(
-            f"--output_dim: expected {outputs}, the outputs for {experiment.name}'s labels, got "
-            f"{options.output_dim}; other labels take a script of your own: docs/own-data.md"
-        )
-    options.output_dim = outputs
+    options.output_dim = experiment.task_of(data, options.output_dim).output_dim
     stem = "_".join(filter(None, (options.signiture, emotion, options.run_id)))
     if len(os.fsencode(stem)) > _LONGEST_NAME:
         raise InputError(
@@ -74,7 +72,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     records = Records(
         RunFiles.named(stem, Path(options.output_path), Path(options.model_path)),
         experiment.columns,
-        _provenance(experiment, options, emotion, loaded.sha256),
+        _provenance(experiment, options, emotion, plan, loaded.sha256),
     )
     run = _Search(experiment, options, emotion, plan, data, records)
     with ending_at_signals(run.end), records:
@@ -94,7 +92,7 @@ def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | No
             names.setdefault(setting, []).append(name)
         settings, total = list(names), len(names)
     else:
-        settings = Settings(narrow(experiment.grid, options.grid or ()))
+        settings = Settings(narrow(experiment.grid, options.grid or (), options.without))
         total = settings.size
     return Plan(
         settings,
@@ -106,7 +104,11 @@ def _plan(experiment: Experiment, options: argparse.Namespace, emotion: str | No
 
 
 def _provenance(
-    experiment: Experiment, options: argparse.Namespace, emotion: str | None, sha256: str
+    experiment: Experiment,
+    options: argparse.Namespace,
+    emotion: str | None,
+    plan: Plan,
+    sha256: str,
 ) -> Provenance:
     return Provenance(
         data_set=experiment.name,
@@ -123,6 +125,8 @@ def _provenance(
             "path": "reference" if options.stack == 1 else "fast",
             "torch": torch.__version__.split("+")[0],
             "columns": experiment.columns.all(),
+            **pruning_condition(plan, options.pilots),
+            **({"without": options.without} if options.without else {}),
         },
         versions={"python": platform.python_version(), "numpy": np.__version__},
         command=sys.argv,
@@ -147,6 +151,7 @@ class _Search:
         self.about = {"data_set": experiment.name, "emotion": emotion}
         self.done: set[int] = set()  # numbers of trainings, as the plan gives them
         self.leaderboard = Leaderboard(options.repeats)
+        self.pruning = Pruning(plan, options.pilots, records)
         self.interrupt: int | None = None  # the signal that asked for an end
 
     def end(self, number: int) -> None:
@@ -169,6 +174,7 @@ class _Search:
         table = table.where((table.seeds >= seeds[0]) & (table.seeds <= seeds[-1]))
         self.leaderboard.add_all(table)
         self.done = self.plan.find(table)
+        self.pruning.take_in(table, self.done)
 
     def _devices(self) -> list[str]:
         if self.options.cluster:
@@ -180,32 +186,37 @@ class _Search:
         return ["cpu"] * min(self.options.jobs or joblib.cpu_count(), left)
 
     def _train(self) -> None:
-        trainer = Trainer(
-            self.experiment.task_of(self.data),
-            Limits(self.options.epochs, self.options.patience),
-            self.options.stack,
-            self.options.verbose,
-        )
-        kind = "cuda" if self.options.cuda else "cpu"
-        left = self.wanted - self.finished
+        options, task = self.options, self.experiment.task_of(self.data)
+        jobs = self.plan.jobs_left(self.done)
 
         def stack(size: Sizes) -> int:
-            return self.options.stack or default_slots(size, kind)
+            return options.stack or default_slots(size, "cuda" if options.cuda else "cpu")
 
         bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
         with bar, self._backend() as backend:
-            work = chunks(self.plan.jobs_left(self.done), left, backend.slots, stack)
-            with contextlib.closing(backend.train(work, trainer, self.data)) as messages:
-                for message in messages:
-                    match message:
-                        case Result():
-                            self._keep(message, bar)
-                        case Epoch():
-                            bar.write(_epoch_line(message))
-                        case Notice(line):
-                            bar.write(line)
-                    if self.interrupt:
-                        break
+            for count, stops, line in self.pruning.phases(self.done):
+                if line:
+                    bar.write(line)
+                limits = Limits(options.epochs, options.patience, stops)
+                trainer = Trainer(task, limits, options.stack, options.verbose)
+                work = chunks(itertools.islice(jobs, count), count, backend.slots, stack)
+                with contextlib.closing(backend.train(work, trainer, self.data)) as messages:
+                    self._take(messages, bar)
+                if self.interrupt:
+                    break
+
+    def _take(self, messages: Iterator[Progress], bar: tqdm) -> None:
+        """Keeps and prints what comes from the workers."""
+        for message in messages:
+            match message:
+                case Result():
+                    self._keep(message, bar)
+                case Epoch():
+                    bar.write(_epoch_line(message))
+                case Notice(line):
+                    bar.write(line)
+            if self.interrupt:
+                break
 
     def _backend(self) -> contextlib.AbstractContextManager[LocalBackend | Cluster]:
         """Returns what the settings train on: this machine's workers or a cluster's."""
@@ -215,6 +226,7 @@ class _Search:
 
     def _keep(self, result: Result, bar: tqdm) -> None:
         config = model_config(result.setting, self.data.input_dims, self.options.output_dim)
+        self.pruning.add(result)
         row = self.records.add(result, {**self.about, "config": config})
         self.leaderboard.add(row)
         self.finished += 1
@@ -238,7 +250,8 @@ class _Search:
         device = ", ".join(sorted(set(self._devices())))
         _say(
             f"{self.experiment.name}: {sizes} examples (train/valid/test), "
-            f"audio, video, text of {', '.join(map(str, self.data.input_dims))} features; "
+            f"audio, video, text of {', '.join(map(str, self.data.input_dims))} features"
+            f"{' (0: left out)' * bool(options.without)}; "
             f"{device}, seed {options.seed}, torch {torch.__version__}"
         )
         _say(
@@ -252,8 +265,10 @@ class _Search:
     def _print_best(self) -> None:
         columns = self.experiment.columns
         best = self.leaderboard.best()
+        if self.options.pilots:
+            _say(self.pruning.summary())
         if not best:
-            _say("no setting is finished yet")
+            _say("no setting has a validation loss yet")
             return
         print()
         _say(f"the best settings by validation ({columns.valid_loss} | {columns.headline})")

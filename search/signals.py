@@ -1,8 +1,12 @@
-"""How a search ends by a signal: at the first one in good order, at the second at once."""
+"""How a script ends by a signal: at the first one in good order, at the second at once.
+
+Imports nothing that takes long, so that a script can begin with it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +14,17 @@ from types import FrameType
 from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def end_at_once() -> None:
+    """Has these signals end a script without a word, while it has nothing to put in order yet."""
+    for number in ENDING:
+        if not _is_nohup(number):
+            signal.signal(number, lambda number, _: os._exit(128 + number))
+
+
+def _is_nohup(number: int) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def end_by(number: int) -> NoReturn:
@@ -45,7 +60,7 @@ def ending_at_signals(ask: Callable[[int], object] | None = None) -> Iterator[No
     if threading.current_thread() is threading.main_thread():
         for number in ENDING:
             handler = signal.getsignal(number)
-            if handler is not None and not (number == signal.SIGHUP and handler == signal.SIG_IGN):
+            if handler is not None and not _is_nohup(number):
                 before[number] = handler
     try:
         for number in before:

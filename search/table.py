@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -14,21 +15,24 @@ from typing import NamedTuple
 import numpy as np
 
 from data.files import InputError, open_regular
-from search.columns import STATUSES, Columns
+from search.columns import MOST_EPOCHS, RUN_COLUMNS, STATUSES, Columns
 from training.setting import Setting, parse_value
+
+LARGEST = float(np.finfo(np.float32).max)  # of what training in float32 can report
 
 
 class Table(NamedTuple):
     """The rows of a CSV as arrays, each (setting, seed) once: a million of them take 70 MB.
 
     Shape:
-        places are (hyperparameters, rows), seeds (rows,), scores (columns, rows).
+        places are (hyperparameters, rows), seeds and pruned (rows,), scores (columns, rows).
     """
 
     values: list[list[float]]  # of each hyperparameter, in the order in which the file has them
     places: np.ndarray  # where each row's values stand in `values`
     seeds: np.ndarray
-    scores: np.ndarray  # the columns that were asked for; NaN where a setting diverged or failed
+    scores: np.ndarray  # the columns that were asked for; without a final validation loss, NaN
+    pruned: np.ndarray
 
     def rows(self) -> Iterator[tuple[Setting, int, tuple[float, ...]]]:
         """Yields each row's setting, seed and scores."""
@@ -38,9 +42,8 @@ class Table(NamedTuple):
 
     def where(self, chosen: np.ndarray) -> Table:
         """Returns the rows of a mask: (rows,)."""
-        return Table(
-            self.values, self.places[:, chosen], self.seeds[chosen], self.scores[:, chosen]
-        )
+        rows = (array[..., chosen] for array in self[1:])
+        return Table(self.values, *rows)
 
     def numbers(self) -> np.ndarray:
         """Returns a number for each row, the same for the same setting only: (rows,)."""
@@ -54,7 +57,7 @@ def first_line(path: Path) -> list[str]:
     """Returns the fields of a CSV's first line; none if it is no CSV."""
     try:
         with _open(path) as file:
-            return next(csv.reader([file.readline()]), [])
+            return [name.strip() for name in next(csv.reader([file.readline()]), [])]
     except csv.Error:
         return []
 
@@ -86,29 +89,39 @@ def read_header(path: Path, columns: Columns) -> list[str]:
     return header
 
 
-def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Table:
+def read_table(
+    path: Path, header: Sequence[str], columns: Columns, kept: Sequence[str] = ()
+) -> Table:
     """Returns a CSV's rows; a last line without an end is left out.
 
     Args:
         path: The CSV.
         header: Its columns.
-        scores: Which columns to read beside the setting and the seed, the validation loss first.
+        columns: The data set's; each value in them is checked.
+        kept: Which scores the table is to have, or Epochs: all scores if none is named.
 
     Raises:
         InputError: A line is not understood, or contradicts another; it is named.
     """
-    setting_of = itemgetter(*map(header.index, Setting._fields))
-    others_of = itemgetter(*map(header.index, ("Seed", "Status", *scores)))
+    scores = columns.scores()
+    kept_places = list(map([*scores, "Epochs"].index, kept or scores))
+    required = (columns.valid_loss, columns.headline)  # others may be NaN, which pandas leaves out
+    setting_of, run_of, scores_of = (
+        itemgetter(*map(header.index, names)) for names in (Setting._fields, RUN_COLUMNS, scores)
+    )
     codes = [_Codes(name) for name in Setting._fields]
-    places, seeds, values = array("i"), array("q"), array("d")
+    places, seeds, values, pruned = array("i"), array("q"), array("d"), array("b")
     for line, fields in _numbered_rows(path):
         try:
             if len(fields) != len(header):
                 raise ValueError(f"{len(fields)} values")
             places.extend(map(dict.__getitem__, codes, setting_of(fields)))
-            seed, status, *texts = others_of(fields)
-            seeds.append(_parse_seed(seed))
-            values.extend(_parse_scores(status, scores, texts))
+            seed, status, *numbers = map(str.strip, run_of(fields))
+            seeds.append(_parse_whole("Seed", seed, 0, 2**63 - 1))
+            parsed = _parse_scores(status, scores, required, scores_of(fields))
+            parsed.append(_check_run(int(STATUSES[status]), *numbers))
+            values.extend(parsed[place] for place in kept_places)
+            pruned.append(status == "pruned")
         except ValueError as error:
             raise InputError(
                 f"{path}, line {line}: expected a row of {len(header)} values as the train "
@@ -119,9 +132,12 @@ def read_table(path: Path, header: Sequence[str], scores: Sequence[str]) -> Tabl
         [list(column.known) for column in codes],
         np.array(places).reshape(-1, len(codes)).T,
         np.array(seeds),
-        np.array(values).reshape(-1, len(scores)).T,
+        np.array(values).reshape(-1, len(kept_places)).T,
+        np.array(pruned, dtype=bool),
     )
-    return _without_repetitions(path, table)
+    table = _without_repetitions(path, table)
+    table.scores[0, table.pruned] = math.nan
+    return table
 
 
 class _Codes(dict[str, int]):
@@ -158,32 +174,47 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             ) from None
 
 
-def _parse_seed(text: str) -> int:
+def _parse_whole(column: str, text: str, least: int, most: int) -> int:
     try:
-        if 0 <= int(text) < 2**63:
+        if least <= int(text) <= most:
             return int(text)
     except ValueError:
         pass
-    raise ValueError(f"Seed: expected a whole number from 0 to 2**63 - 1, got {text!r}")
+    raise ValueError(f"{column}: expected a whole number from {least} to {most}, got {text[:40]!r}")
 
 
-def _parse_scores(status: str, columns: Sequence[str], texts: Sequence[str]) -> list[float]:
+def _check_run(least: int, best_epoch: str, epochs: str, seconds: str) -> int:
+    """Returns how many epochs were trained, if that and the rest can be."""
+    most = _parse_whole("Epochs", epochs, least, MOST_EPOCHS)
+    _parse_whole("Best Epoch", best_epoch, least, most)
+    if not 0 <= _parse_score("Seconds", seconds) < math.inf:
+        raise ValueError(f"Seconds: expected a number from 0, got {seconds[:40]!r}")
+    return most
+
+
+def _parse_scores(
+    status: str, columns: Sequence[str], required: Sequence[str], texts: Sequence[str]
+) -> list[float]:
     """Returns a row's scores, the validation loss first."""
     if status not in STATUSES:
-        raise ValueError(f"Status: {status!r} is none of {', '.join(STATUSES)}")
-    trained = STATUSES[status]
-    texts = texts if trained else [text or "nan" for text in texts]  # pandas writes nothing
-    scores = [_parse_score(*pair) for pair in zip(columns, texts, strict=True)]
-    if math.isfinite(scores[0]) != trained:
+        raise ValueError(f"Status: {status[:40]!r} is none of {', '.join(STATUSES)}")
+    has_loss = STATUSES[status]
+    needed = required if status == "ok" else required[:has_loss]
+    scores = [
+        _parse_score(column, text if column in needed else text or "nan")
+        for column, text in zip(columns, texts, strict=True)
+    ]
+    if math.isfinite(scores[0]) != has_loss:
         raise ValueError(f"Status {status} and {columns[0]} don't fit")
     return scores
 
 
 def _parse_score(column: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f"{column}: {error}") from None
+    with contextlib.suppress(ValueError):
+        score = float(text)
+        if not LARGEST < abs(score) < math.inf:
+            return score
+    raise ValueError(f"{column}: expected a number as training reports it, got {text[:40]!r}")
 
 
 def _without_repetitions(path: Path, table: Table) -> Table:

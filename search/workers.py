@@ -186,7 +186,9 @@ def _check_file_limit(workers: int) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = (limit - len(os.listdir("/dev/fd")) - _SPARE_FILES) // _FILES_PER_WORKER
     if limit != resource.RLIM_INFINITY and workers > room:
+        most = f"at most {room} worker processes, as" if room > 0 else "more open files, as only"
+        advice = "give fewer, or raise" if room > 0 else "raise"
         raise InputError(
-            f"--jobs: expected at most {max(room, 0)} worker processes, as {limit} files may be "
-            f"open here, got {workers}; give fewer, or raise the limit (ulimit -n)"
+            f"--jobs: expected {most} {limit} files may be open here, got {workers}; {advice} the "
+            "limit (ulimit -n)"
         )

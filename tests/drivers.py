@@ -27,6 +27,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("starting", "training", "writing a row", "the model", "ending")
 STARTING, TRAINING, ROW, MODEL, ENDING = PHASES
+PILOT, BORDER = "storing a pilot", "between pilots and others"  # only with --prune
 SECONDS = 120  # more than anything here takes
 
 
@@ -102,6 +103,10 @@ def _phase(frame: FrameType | None) -> str:
     while frame:
         names.add(frame.f_code.co_name)
         frame = frame.f_back
+    if "add_pilot" in names:
+        return PILOT
+    if "stops" in names:
+        return BORDER
     if "_keep" not in names:
         return TRAINING if "_train" in names else STARTING
     if "write_atomically" in names:

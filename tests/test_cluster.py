@@ -142,6 +142,7 @@ def test_an_own_cluster_leaves_nothing_when_interrupted_nor_after_the_next_one_w
 def test_a_cluster_writes_the_same_rows_as_this_machine(
     address: str, nodes: Nodes, options: Options, tmp_path: Path
 ) -> None:
+    options |= {"epochs": 7, "prune": True, "pilots": 2}
     there = {**options, "run_id": "there", "cluster": address}
     done = subprocess.run(
         command("mosi", there), capture_output=True, text=True, timeout=100, cwd=tmp_path
@@ -150,6 +151,7 @@ def test_a_cluster_writes_the_same_rows_as_this_machine(
     assert "\nRay cluster: 2 CPUs, 2 nodes\n" in done.stdout
     path = Path(str(options["output_path"])) / "results_mosi_there.csv"
     assert rows(path) == rows(train_mosi.main(options))
+    assert {row["Status"] for row in rows(path).values()} == {"ok", "pruned"}
 
 
 def test_an_interrupted_search_leaves_no_task_on_the_cluster(

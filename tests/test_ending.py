@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,11 @@ from pathlib import Path
 import pytest
 from conftest import Options
 from drivers import children
-from test_search import command, rows
+from test_search import ROOT, command, rows
 
 import train_mosi
 from search import temporary
+from search.signals import ENDING
 from search.temporary import OwnFolder
 from utils import InputError
 
@@ -95,6 +97,28 @@ def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(
     assert rows(train_mosi.main({**options, "run_id": 2})).items() <= rows(path).items()
 
 
+@pytest.mark.parametrize("number", ENDING)
+def test_a_script_that_still_imports_ends_at_once_without_a_word(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    code = f"import os, time\nos.kill(os.getpid(), {number:d})\ntime.sleep(60)"
+    for name in ("numpy", "torch"):
+        (tmp_path / f"{name}.py").write_text(code)
+    scripts = [*ROOT.glob("train_*.py"), ROOT / "report.py", ROOT / "data/prepare.py"]
+    scripts += [path for path in ROOT.glob("benchmarks/*.py") if "run_script(" in path.read_text()]
+    assert len(scripts) == 8
+    for script in scripts:
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as `&` does
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", ""), script
+
+
 def test_a_search_under_nohup_outlives_its_terminal_and_hears_sigquit(
     options: Options, folder: Path
 ) -> None:
@@ -116,7 +140,8 @@ def test_ctrl_c_ends_a_search_whose_children_are_stopped(options: Options, folde
         for process in children(running.process.pid):
             os.kill(process, signal.SIGSTOP)
         os.kill(running.process.pid, signal.SIGINT)
-        assert running.process.wait(timeout=20) == 130
+        running.process.communicate(timeout=20)  # all have ended: none has its output open
+        assert running.process.returncode == 130
     assert not list(folder.iterdir())
 
 
@@ -181,6 +206,10 @@ def test_a_search_runs_with_a_long_tmpdir_and_few_open_files_at_first(
 def test_more_workers_than_open_files_are_refused_with_one_line(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
-    with pytest.raises(InputError, match=r"^--jobs: expected at most \d .*64 files.*, got 40;"):
-        train_mosi.main({**options, "jobs": 40, "settings": 40})
+    for files, jobs, said in (
+        (64, 40, r"at most \d .*, got 40; give fewer, or"),
+        (20, 1, "more .*"),
+    ):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
+        with pytest.raises(InputError, match=rf"^--jobs: expected {said} raise the limit"):
+            train_mosi.main({**options, "jobs": jobs, "settings": 40})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model import LMF, SubNet, TextSubNet, low_rank_fusion
+from model import LMF, MODALITIES, SubNet, TextSubNet, low_rank_fusion
 from training.setting import ModelConfig
 
+SOME_MODALITIES = [kept for n in (1, 2, 3) for kept in combinations(MODALITIES, n)]
 FORWARD = np.load(Path(__file__).parent / "golden" / "forward.npz")
 OUTPUTS = {"mosi": 1, "iemocap": 2, "pom": 16}
 SUBNET_NAMES = [
@@ -156,6 +159,23 @@ def test_factors_start_with_the_xavier_deviation_of_convolution_kernels() -> Non
         assert factor.mean().item() == pytest.approx(0, abs=0.05 * expected)
 
 
+@pytest.mark.parametrize("kept", SOME_MODALITIES, ids=" ".join)
+def test_a_modality_without_features_leaves_the_product(kept: tuple[str, ...]) -> None:
+    dims = {"audio": 6, "video": 5, "text": 7}
+    sizes = [dims[modality] if modality in kept else 0 for modality in MODALITIES]
+    model = LMF(sizes, (4, 3, 6), 3, (0, 0, 0), 2, 2).eval()
+    names = [name for name in STATE_NAMES if name.startswith(("fusion", *kept))]
+    assert list(model.state_dict()) == names
+    shapes = {"audio": (5, 6), "video": (5, 5), "text": (5, 4, 7)}
+    given = {modality: torch.randn(shapes[modality]) for modality in kept}
+    inputs = [getattr(model, f"{modality}_subnet")(given[modality]) for modality in kept]
+    factors = [getattr(model, f"{modality}_factor") for modality in kept]
+    expected = low_rank_fusion(inputs, factors, model.fusion_weights, model.fusion_bias)
+    assert torch.equal(model(*map(given.get, MODALITIES)), expected)
+    noise = {modality: torch.full((5, 9), torch.nan) for modality in MODALITIES}
+    assert torch.equal(model(*(noise | given).values()), expected)
+
+
 def test_rank_weights_start_xavier_normal_and_the_bias_at_zero() -> None:
     torch.manual_seed(0)
     model = LMF((6, 5, 7), (2, 2, 2), 2, (0, 0, 0), output_dim=3, rank=5000)
@@ -230,6 +250,11 @@ def test_a_wrong_number_of_sizes_is_refused(
         LMF(inputs, hidden, 3, dropouts, 1, 2)
 
 
+def test_a_model_of_no_modality_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expects a modality with features, got \(0, 0, 0\)"):
+        LMF((0, 0, 0), (4, 3, 6), 3, (0, 0, 0), 1, 2)
+
+
 def test_load_gives_a_saved_model_back_ready_for_use(tmp_path: Path) -> None:
     saved = golden_model("mosi_rank2")
     how = config(dropouts=(0.5, 0.5, 0.5))
@@ -255,6 +280,24 @@ def cut_checkpoint(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def with_weights(change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    """Returns what saves a checkpoint with its largest weights changed."""
+
+    def save(path: Path) -> None:
+        state = LMF(**config()).state_dict()
+        name = max(state, key=lambda name: state[name].numel())
+        state[name] = change(state[name])
+        torch.save({"config": config(), "state_dict": state}, path)
+
+    return save
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/version", "3")
+        archive.writestr("model/data.pkl", bytes(10**6))
+
+
 OTHER_FILES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("audio_hidden,video_hidden\n4,8\n"),
@@ -267,6 +310,12 @@ OTHER_FILES: dict[str, Callable[[Path], object]] = {
     "other sizes": lambda path: torch.save(
         {"config": config(rank=3), "state_dict": LMF(**config()).state_dict()}, path
     ),
+    "weights of one value": with_weights(lambda weight: torch.ones(1).expand(weight.shape)),
+    "sparse weights": with_weights(Tensor.to_sparse),
+    "no weights": with_weights(lambda weight: weight.to("meta")),
+    "compressed": bomb,
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
     "other options": lambda path: torch.save({"config": {"rank": 3}, "state_dict": {}}, path),
 }
 

@@ -15,6 +15,7 @@ from fuzz_readers import run_cases
 
 from data import hdf5
 from data.formats import read
+from data.pickle_parts import Reader
 from data.pickles import PickleError, UnsafePickle, load_pickle
 from utils import InputError, load_mosi
 
@@ -38,6 +39,22 @@ def assert_same(got: object, expected: object) -> None:
             assert_same(got[key], value)
     else:
         assert got == expected
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_file_that_is_cut_while_it_is_read_crashes_nothing(
+    protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, number = tmp_path / "cut.pkl", Reader.number
+    path.write_bytes(pickle.dumps([f"{i:030}" for i in range(100_000)], protocol))
+
+    def cut(reader: Reader, form: str) -> int:
+        os.truncate(path, 1000)
+        return number(reader, form)
+
+    monkeypatch.setattr(Reader, "number", cut)
+    with path.open("rb") as file, pytest.raises(PickleError, match="it ends too early"):
+        load_pickle(file)
 
 
 @pytest.mark.parametrize("protocol", range(6))

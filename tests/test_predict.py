@@ -171,6 +171,26 @@ def test_one_labelled_split_is_scored(
     assert "train and validation splits is of test here" in said
 
 
+def test_a_model_without_a_modality_needs_none_of_it(tmp_path: Path, capsys: Capsys) -> None:
+    data = tiny_arrays("mosi")
+    for parts in data.values():
+        del parts["facet"]
+    paths = dict.fromkeys(
+        ("data_path", "output_path", "model_path"), pickled(tmp_path, "mosi", data)
+    )
+    small = {"without": "video", "epochs": 1, "settings": 1, "jobs": 1, "stack": 1, "grid": GRID}
+    (row,) = read(train_mosi.main({**paths, **small}))
+    whole = run(tmp_path / "model_mosi_1.pt", tmp_path, tmp_path)
+    assert f"Test MAE: {row['Test MAE']}\n" in capsys.readouterr().out
+    test = data["test"]
+    path = save(tmp_path / "new.npz", {"audio": test["covarep"], "text": test["glove"]})
+    new = run(tmp_path / "model_mosi_1.pt", path, tmp_path)
+    assert [row["prediction"] for row in new] == [row["prediction"] for row in whole]
+    del test["covarep"]
+    with pytest.raises(InputError, match="got no audio"):
+        run(tmp_path / "model_mosi_1.pt", save(path, {"text": test["glove"]}), tmp_path)
+
+
 def test_what_is_not_finite_is_counted(
     ready: Callable[[str], Ready], tmp_path: Path, capsys: Capsys
 ) -> None:
@@ -214,7 +234,7 @@ def test_what_is_no_model_is_said(
     ("change", "message"),
     [
         ({"audio": np.ones((3, 9))}, rf"audio \(B, {AUDIO}\).* got \(3, 9\)"),
-        ({"text": None}, "expected audio, video and text.* got no text"),
+        ({"text": None}, "expected audio, video, text, or .* got no text"),
         ({"video": np.ones((2, VIDEO))}, "expected equally many examples"),
         ({"video": np.ones((3, 4, VIDEO))}, r"expected video to be a numeric array \(N, D\)"),
         ({"label": np.ones((3, 2))}, "expected labels with 1 columns, got 2"),
@@ -295,7 +315,7 @@ def test_predict_names_the_shapes_that_it_expects_and_got(
 ) -> None:
     inputs = [change(x) if i == wrong else x for i, x in enumerate(INPUTS)]
     with pytest.raises(
-        ValueError, match=r"audio \(B, 6\), video \(B, 4\) and text \(B, T, 7\), got"
+        ValueError, match=r"audio \(B, 6\), video \(B, 4\), text \(B, T, 7\), got"
     ) as caught:
         small_model().predict(*inputs)
     assert str(tuple(inputs[wrong].shape)) in str(caught.value)

@@ -90,7 +90,10 @@ ODD_CSV = {
     "no_column": (replaced("Test Corr,", "Test Kendall,"), "missing: Test Corr; unknown: Test Ken"),
     "no_number": (replaced("\n4,8,64", "\n4,8,sixty"), "line 2: .*text_hidden: expected a"),
     "no_score": (replaced(",0,ok,", "x,0,ok,"), "line 2: .*Test multiclass accuracy|Test f1_score"),
-    "no_loss": (replaced(f",{LOSS},", ",1e300,"), "scores as training reports them"),
+    "no_loss": (
+        replaced(f",{LOSS},", ",1e300,"),
+        "Best Validation MAE: expected a number as training reports it",
+    ),
     "other_data_set": (lambda path: path.write_text(pom_rows(path)), "missing: Test MAE"),
     "binary": (lambda path: path.write_bytes(bytes(range(256))), "missing: audio_hidden"),
     "empty": (lambda path: path.write_text(""), "missing: audio_hidden"),
@@ -125,7 +128,8 @@ ODD_JSON: list[tuple[str, object]] = [
     *(("fixed", value) for value in (None, [], {})),
     *((f"fixed/{key}", MISSING) for key in ("data sha256", "epochs", "patience")),
     *(("fixed/data sha256", value) for value in (None, 3, "")),
-    *((f"fixed/{key}", value) for key in ("epochs", "patience") for value in (None, "5", 0, True)),
+    *(("fixed/epochs", value) for value in (None, "5", 0, True, 10**4000)),
+    *(("fixed/patience", value) for value in (None, "5", 0, True, 10**4000)),
     *(("", text) for text in ("", "{", "[]", "NaN", "[" * 100_000, "\xff\xfe")),
 ]
 

@@ -487,6 +487,7 @@ def refused(data_set: str, line: list[str]) -> str:
         ("--hyperparams", "none was published for CMU-MOSI"),
         ("--hyperparams nowhere.txt", "nowhere.txt"),
         ("--hyperparams /dev/zero", "/dev/zero: expected a file, got a"),
+        *((f"--{n}_path=", f"--{n}_path: expected a folder, got ''") for n in ("data", "output")),
         ("--hyperparams .", ".: expected a file, got a folder"),
         ("--data_path nowhere", "nowhere/mosi.pkl: no such file"),
     ],

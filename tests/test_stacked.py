@@ -91,7 +91,8 @@ def drawn(count: int, base: Setting, seed: int = 1) -> list[Job]:
 
 
 def make_stack(size: Sizes, slots: int, work: Work, limits: Limits, on_gpu: bool) -> Stack:
-    words = Words(work.data.train.text), Words(work.data.valid.text)
+    texts = work.data.train.text, work.data.valid.text
+    words = (Words(texts[0]), Words(texts[1])) if work.data.input_dims[2] else None
     return Stack(size, slots, work.data, words, work.task, limits, on_gpu)
 
 
@@ -129,8 +130,8 @@ def check_equals_fit(results: dict[Job, Result], work: Work, limits: Limits = LI
             expected.best_epoch,
         ), setting
         close_losses(torch.tensor(ours.history), torch.tensor(expected.history))
-        if expected.status == "diverged":
-            assert math.isnan(ours.valid_loss)
+        if expected.status != "ok":
+            assert math.isnan(ours.valid_loss) == (expected.status == "diverged")
             assert (ours.scores, ours.state_dict) == ({}, None)
             continue
         assert ours.valid_loss == min(valid for _, valid in ours.history)
@@ -156,6 +157,21 @@ def test_a_stack_trains_each_setting_as_fit_does(name: str, base: Setting, on_gp
     results = stacked(jobs, work, slots=2, on_gpu=on_gpu)  # the others wait
     assert len({result.epochs for result in results.values()}) > 1
     assert len({(s.rank, s.audio_hidden, s.text_hidden) for s, _ in jobs}) > 4
+    check_equals_fit(results, work)
+
+
+@each_way
+@pytest.mark.parametrize("kept", ["a", "v", "t", "av", "at", "vt"])
+def test_any_modalities_are_trained_as_fit_does(kept: str, on_gpu: bool) -> None:
+    whole = make_work()
+    splits = []
+    for split in whole.data:
+        parts = {"a": split.audio, "v": split.visual, "t": split.text}
+        audio, visual, text = (x if part in kept else x[..., :0] for part, x in parts.items())
+        splits.append(Split(audio, visual, text, split.label))
+    work = Work(Data(*splits), whole.task)
+    results = stacked(drawn(4, PLAIN), work, slots=2, on_gpu=on_gpu)
+    assert len({len(tensors(result)) for result in results.values()}) == 1
     check_equals_fit(results, work)
 
 
@@ -198,6 +214,18 @@ def test_settings_of_all_sizes_are_trained_in_one_call() -> None:
         for rank in (1, 17)
     ]
     check_equals_fit(stacked(jobs, work, slots=None, limits=Limits(3, 3)), work, Limits(3, 3))
+
+
+@each_way
+def test_a_stack_prunes_each_setting_as_fit_does(on_gpu: bool) -> None:
+    work, jobs = make_work(), drawn(6, PLAIN)
+    full = stacked(jobs, work, slots=2, on_gpu=on_gpu, limits=Limits(5, 5))
+    second = sorted(min(valid for _, valid in one.history[:2]) for one in full.values())
+    limits = Limits(5, 5, ((2, (second[2] + second[3]) / 2),))
+    results = stacked(jobs, work, slots=2, on_gpu=on_gpu, limits=limits)
+    ends = sorted((result.status, result.epochs) for result in results.values())
+    assert ends == [*[("ok", 5)] * 3, *[("pruned", 2)] * 3]
+    check_equals_fit(results, work, limits)
 
 
 @each_way

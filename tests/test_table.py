@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from test_records import SETTING, a_run, add, ranks, read, records, refusal, result, saved_rank
 
+import train_mosi
 from search.table import Table, read_table
 from training.setting import Setting
 from utils import InputError
@@ -90,6 +91,7 @@ def saved_by_another_program(rows: list[list[str]], change: str) -> bytes:
             ["0" if i else "", *row, 'a note, "long"\nand broken'] for i, row in enumerate(rows)
         ]
     elif change == "nan as nothing":
+        rows[1][rows[0].index("Test Corr")] = "nan"  # of outputs that are all the same
         rows = [["" if text == "nan" else text for text in row] for row in rows]
     elif change == "other digits":
         rows = [
@@ -97,6 +99,8 @@ def saved_by_another_program(rows: list[list[str]], change: str) -> bytes:
         ]
     elif change == "blank lines":
         rows = [line for row in rows for line in (row, [], [""] * len(row))]
+    elif change == "spaces":
+        rows = [[f"{text}  " for text in row] for row in rows]
     elif change == "a row twice":
         rows = [*rows, rows[1]]
     text = io.StringIO()
@@ -110,7 +114,7 @@ def saved_by_another_program(rows: list[list[str]], change: str) -> bytes:
     "change",
     [
         *("crlf", "cr", "quoted", "byte order mark", "reordered", "columns of the user's own"),
-        *("nan as nothing", "other digits", "blank lines", "a row twice"),
+        *("nan as nothing", "other digits", "blank lines", "a row twice", "spaces"),
     ],
 )
 def test_files_that_other_programs_saved_are_read_and_continued(
@@ -134,7 +138,8 @@ def test_files_that_other_programs_saved_are_read_and_continued(
     with path.open(newline="", encoding="utf-8-sig") as file:
         listed = list(csv.DictReader(file, strict=True))
     assert all(None not in row and None not in row.values() for row in listed)  # as wide as all
-    assert (listed[-1]["rank"], listed[-1]["Best Validation MAE"]) == ("4", "0.25")
+    last = {name.strip(): text for name, text in listed[-1].items()}
+    assert (last["rank"], last["Best Validation MAE"]) == ("4", "0.25")
     assert ranks(tmp_path) == [2, 3, 5, 4]
 
 
@@ -165,34 +170,50 @@ def test_other_columns_are_refused_and_named(old: str, new: str, said: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
+    ("column", "value", "said"),
     [
-        ("rank", "2.5"),
-        ("learning_rate", "x"),
-        ("Seed", "x"),
-        ("Status", "fine"),
-        ("Best Validation MAE", "low"),
-        ("Test MAE", ""),
-        ("Test MAE", "0,5"),
-        ("Test MAE", '"0,5"'),
-        ("Test MAE", '"0.5'),
-        ("Seed", str(2**63)),
-        ("Seed", "-1"),
-        ("Best Validation MAE", "nan"),  # though its status is ok
-        ("Status", "diverged"),  # though it has a validation loss
-        ("Seconds", "0.250,"),
-        ("Seconds", None),  # None: the value and its comma are missing
+        ("rank", "2.5", "rank: "),
+        ("learning_rate", "x", "learning_rate: "),
+        ("Seed", "x", "Seed: "),
+        ("Seed", str(2**63), "Seed: "),
+        ("Seed", "-1", "Seed: "),
+        ("Status", "fine", "Status: "),
+        ("Best Validation MAE", "low", "Best Validation MAE: "),
+        ("Best Validation MAE", "nan", "Status ok and Best Validation MAE don't fit"),
+        ("Best Validation MAE", "inf", "Status ok and Best Validation MAE don't fit"),
+        ("Status", "diverged", "Status diverged and Best Validation MAE don't fit"),
+        ("Test MAE", "", "Test MAE: "),
+        ("Test MAE", '"0,5"', "Test MAE: "),
+        ("Test Corr", "banana", "Test Corr: expected a number as training reports it, got 'ban"),
+        ("Test f1_score", "1e39", "Test f1_score: "),
+        ("Test 5-class accuracy", "x" * 10_000, "Test 5-class accuracy: "),
+        ("Best Epoch", "-7", "Best Epoch: expected a whole number from 1 to 4, got '-7'"),
+        ("Best Epoch", "0", "Best Epoch: "),
+        ("Best Epoch", "5", "Best Epoch: "),  # of 4
+        ("Best Epoch", "inf", "Best Epoch: "),
+        ("Epochs", "2.5", "Epochs: "),
+        ("Epochs", "9" * 5000, "Epochs: "),
+        ("Seconds", "inf", "Seconds: "),
+        ("Seconds", "-1", "Seconds: "),
+        ("Seconds", "soon", "Seconds: "),
+        ("Test MAE", "0,5", "values"),
+        ("Test MAE", '"0.5', "unexpected end of data"),
+        ("Seconds", "0.250,", "values"),
+        ("Seconds", None, "values"),  # None: the value and its comma are missing
     ],
 )
-def test_a_row_that_is_not_understood_is_named_by_its_line(
-    column: str, value: str | None, tmp_path: Path
+def test_a_row_that_is_not_understood_is_named_by_its_line_and_column(
+    column: str, value: str | None, said: str, tmp_path: Path
 ) -> None:
     path = a_run(tmp_path, result(2), result(3), result(4))
     lines = [line.split(",") for line in path.read_text().splitlines()]
     place = lines[0].index(column)
     lines[2][place : place + 1] = [] if value is None else [value]
     path.write_text("".join(",".join(line) + "\n" for line in lines))
-    assert "run.csv, line 3: expected a row" in refusal(tmp_path)
+    message = refusal(tmp_path)
+    assert "run.csv, line 3: expected a row" in message
+    assert said in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize(
@@ -212,12 +233,31 @@ def test_a_fault_after_blank_lines_is_named_by_its_line(tmp_path: Path) -> None:
     assert "line 5: expected a row" in refusal(tmp_path)
 
 
+def test_pruned_rows_have_no_final_loss_and_may_not_contradict_each_other(tmp_path: Path) -> None:
+    path = a_run(tmp_path, result(2), result(3))
+    columns = train_mosi.COLUMNS
+    place = columns.all().index
+    *others, last = path.read_text().splitlines()
+    line = last.split(",")
+    for column in (*columns.release, *columns.own):
+        line[place(column)] = ""  # as pandas writes nan
+    line[place("Status")] = "pruned"
+    path.write_text("\n".join([*others, ",".join(line), ""]))
+    table = read_table(path, columns.all(), columns, (columns.valid_loss, "Epochs"))
+    assert table.pruned.tolist() == [False, True]
+    assert table.scores[1].tolist() == [4, 4]
+    assert math.isnan(table.scores[0, 1])
+    line[place(columns.valid_loss)] = "1.5"
+    path.write_text(path.read_text() + ",".join(line) + "\n")
+    assert "run.csv, line 4: expected each setting and seed once" in refusal(tmp_path)
+
+
 def test_settings_are_numbered_apart_however_many_values_there_are() -> None:
     values = [[float(value) for value in range(1, 100)] for _ in Setting._fields]
     places = np.random.default_rng(0).integers(0, 99, (len(values), 50))
     places = np.hstack([places, places])
     assert math.prod(map(len, values)) > 2**64
-    table = Table(values, places, np.arange(100), np.zeros((2, 100)))
+    table = Table(values, places, np.arange(100), np.zeros((2, 100)), np.zeros(100, bool))
     numbers = table.numbers()
     assert len(set(numbers.tolist())) == 50
     assert (numbers[:50] == numbers[50:]).all()

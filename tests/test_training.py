@@ -144,7 +144,27 @@ def test_early_stopping(
     assert stopping.done
     assert (len(stopping.history), stopping.best_epoch) == (trained, best_epoch)
     assert stopping.best_loss == losses[best_epoch - 1]
-    assert not stopping.diverged
+    assert stopping.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("losses", "trained", "status"),
+    [
+        ([4, 3.1], 2, "pruned"),
+        ([4, 3, 9, 9], 4, "pruned"),  # equal is kept; the best so far counts, not the last
+        ([4, 2, 9, 1, 2, 9], 6, "ok"),
+        ([9, math.nan], 2, "diverged"),
+        ([2.5, 4, 4, 4], 4, "ok"),  # it ended by its patience at that epoch
+        ([4, 2.5, 3, 2.4, 2.3, 2.2, 2.1], 4, "pruned"),
+    ],
+)
+def test_a_setting_above_a_bound_is_pruned(losses: list[float], trained: int, status: str) -> None:
+    stopping = EarlyStopping(Limits(6, 3, ((2, 3.0), (3, math.inf), (4, 2.0))))
+    for loss in losses:
+        if not stopping.done:
+            stopping.update(1.0, loss)
+    assert (len(stopping.history), stopping.status) == (trained, status)
+    assert stopping.done
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -155,7 +175,7 @@ def test_a_nan_or_infinite_loss_ends_a_setting_as_diverged(bad: float, which: in
     losses = (bad, 1.0) if which == 0 else (1.0, bad)
     assert not stopping.update(*losses)
     assert stopping.done
-    assert stopping.diverged
+    assert stopping.status == "diverged"
 
 
 def test_a_huge_learning_rate_is_reported_as_diverged() -> None:

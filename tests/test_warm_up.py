@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numba
 import pytest
+from numba.core import config
 
 from training import compiler
 
@@ -51,16 +52,43 @@ check_equals_fit(stacked(drawn(2, PLAIN), work, 2), work)
     assert (again.stdout, again.stderr) == ("1\n", "")
 
 
+def plus_one(x: int) -> int:
+    return x + 1
+
+
 def test_a_folder_that_cannot_be_written_to_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_ = numba.njit
+    def without_place(_: object) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
 
-    def without_place(*, cache: bool = False, **options: Any) -> Any:
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return compile_(**options)
+    monkeypatch.setattr(compiler, "Cache", without_place)
+    assert compiler.compiled(plus_one)(2) == 3
 
-    monkeypatch.setattr(compiler, "njit", without_place)
-    assert compiler.compiled(lambda x: x + 1)(2) == 3
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("kept", [0, 1, 30, -1])
+def test_what_was_compiled_and_is_damaged_is_compiled_anew(
+    ending: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    assert compiler.compiled(plus_one)(2) == 3
+    (path,) = tmp_path.rglob(f"*.{ending}")
+    path.write_bytes(path.read_bytes()[:kept])
+    for hits in (0, 1):
+        function: Any = compiler.compiled(plus_one)
+        assert function(2) == 3
+        assert sum(function.stats.cache_hits.values()) == hits
+
+
+def test_a_disk_that_is_too_full_for_what_was_compiled_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "replace", full)  # by which numba puts a file into its place
+    assert compiler.compiled(plus_one)(2) == 3
+    assert not list(tmp_path.rglob("*.nb*"))
 
 
 def test_products_take_one_thread_whatever_the_environment_says(tmp_path: Path) -> None:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from typing import ParamSpec, TypeVar
 
 from numba import njit
+from numba.core.caching import FunctionCache
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
+
+
+class Cache(FunctionCache):
+    """What numba keeps on the disk; without it where it is damaged, or can't be read or written."""
+
+    @contextlib.contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # a damaged file can make numba raise anything
+            with contextlib.suppress(OSError):
+                self.flush()  # to be written anew
 
 
 def compiled(
@@ -18,8 +32,7 @@ def compiled(
 
     "contract" makes x * y + z one instruction. NaN and infinity stay what they are.
     """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written to
-        return njit(**options)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    with contextlib.suppress(RuntimeError):  # no folder can be written to
+        dispatcher._cache = Cache(function)  # pyright: ignore[reportAttributeAccessIssue]
+    return dispatcher

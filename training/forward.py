@@ -5,17 +5,13 @@ Shapes use: K members, B batch, D features, H width of the LSTM, R rank, O outpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from training.parameters import LSTM_NAMES, Parameters
-
-MODALITIES = ("audio", "video", "text")
-FACTORS = tuple(f"{modality}_factor" for modality in MODALITIES)
-SUBNETS = ("audio_subnet", "video_subnet")
 
 
 class Forward:
@@ -34,16 +30,21 @@ class Forward:
     def __init__(
         self, parameters: Parameters, weights: Tensor, grads: Tensor, running: Mapping[str, Tensor]
     ) -> None:
-        self.linears = {subnet: parameters.linears(subnet) for subnet in SUBNETS}
-        self.running = running
+        self.modalities, self.running = parameters.modalities, running
+        self.linears = {
+            subnet: parameters.linears(subnet)
+            for subnet in (f"{modality}_subnet" for modality in self.modalities)
+            if subnet != "text_subnet"
+        }
         self.leaves: dict[str, Tensor] = {}
         self.gradients: list[Tensor] = []
         used = self._names()
-        unknown = set(parameters.shapes) ^ {*used, *LSTM_NAMES}
+        lstm = LSTM_NAMES if "text" in self.modalities else []
+        unknown = set(parameters.shapes) ^ {*used, *lstm}
         assert not unknown, f"LMF and the fast path differ in {', '.join(sorted(unknown))}"
         for name in used:
             parts = {name: slice(None)}
-            if name in FACTORS:  # the prepended 1 makes its first row a bias
+            if name.endswith("_factor"):  # the prepended 1 makes its first row a bias
                 parts = {f"{name}.bias": slice(1), f"{name}.weight": slice(1, None)}
             for part, rows in parts.items():
                 leaf = parameters.view(weights, name)[:, rows]
@@ -51,36 +52,33 @@ class Forward:
                 self.gradients.append(parameters.view(grads, name)[:, rows])
 
     def _names(self) -> list[str]:
-        layers = [*self.linears["audio_subnet"], *self.linears["video_subnet"]]
-        layers += [*(f"{subnet}.norm" for subnet in SUBNETS), "text_subnet.linear_1"]
+        layers = [layer for linears in self.linears.values() for layer in linears]
+        layers += [f"{subnet}.norm" for subnet in self.linears]
+        layers += ["text_subnet.linear_1"] * ("text" in self.modalities)
         weights = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-        return [*FACTORS, "fusion_weights", "fusion_bias", *weights]
+        factors = [f"{modality}_factor" for modality in self.modalities]
+        return [*factors, "fusion_weights", "fusion_bias", *weights]
 
-    def __call__(
-        self, audio: Tensor, visual: Tensor, final: Tensor, masks: Sequence[Tensor] | None
-    ) -> Tensor:
+    def __call__(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> Tensor:
         """Returns all members' outputs.
 
         Args:
-            audio: Features, of the examples that each member takes.
-            visual: Likewise.
-            final: The LSTM's final states.
-            masks: What dropout multiplies audio, visual and final with; None: not in training.
+            inputs: By modality, the features of the examples that each member takes; of text, the
+                LSTM's final states.
+            masks: By modality, what dropout multiplies them with; None: not in training.
 
         Shape:
-            audio, visual (B, K, D); final (K, B, H); masks (K, B, D) and (K, B, H).
+            audio and video (B, K, D), their masks (K, B, D); text and its masks (K, B, H).
             Returns (K, B, O).
         """
-        audio_mask, video_mask, text_mask = masks or (None, None, None)
-        if text_mask is not None:
-            final = final * text_mask
-        representations = (
-            self._subnet("audio_subnet", audio, audio_mask),
-            self._subnet("video_subnet", visual, video_mask),
-            self._linear("text_subnet.linear_1", final),
-        )
         product = None
-        for name, x in zip(FACTORS, representations, strict=True):
+        for modality in self.modalities:
+            x, mask = inputs[modality], masks[modality] if masks else None
+            if modality == "text":
+                x = self._linear("text_subnet.linear_1", x if mask is None else x * mask)
+            else:
+                x = self._subnet(f"{modality}_subnet", x, mask)
+            name = f"{modality}_factor"
             bias, weight = self.leaves[f"{name}.bias"], self.leaves[f"{name}.weight"]
             projection = torch.baddbmm(bias.flatten(2), x, weight.flatten(2))  # (K, B, R * O)
             product = projection if product is None else product * projection
@@ -112,9 +110,10 @@ class Forward:
         weight, bias = self.leaves[f"{name}.weight"], self.leaves[f"{name}.bias"]
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
-    def backward(self, loss: Tensor, final: Tensor) -> Tensor:
+    def backward(self, loss: Tensor, final: Tensor | None) -> Tensor | None:
         """Writes the gradients of a loss into the rows for them; returns that of `final`."""
-        *grads, d_final = torch.autograd.grad(loss, [*self.leaves.values(), final])
-        for target, grad in zip(self.gradients, grads, strict=True):
+        inputs = [*self.leaves.values(), *([] if final is None else [final])]
+        grads = torch.autograd.grad(loss, inputs)
+        for target, grad in zip(self.gradients, grads, strict=False):
             target.copy_(grad)
-        return d_final
+        return None if final is None else grads[-1]

@@ -59,10 +59,13 @@ class Parameters:
     (4H,), with gates in the order o, i, f, g. Features are padded as `padded` does.
 
     Attributes:
+        modalities: Those that the models have.
+        statistics: How many features each statistic of BatchNorm has, by its name in LMF.
         shapes: Of each parameter as it lies there, by its name in LMF.
         starts: Where it begins.
         width: Length of a row, P.
         factors_end: Where the factors end.
+        lstm_start: Where the LSTM's begin.
     """
 
     def __init__(self, size: Sizes, input_dims: Sequence[int], output_dim: int) -> None:
@@ -73,6 +76,8 @@ class Parameters:
             model = LMF(
                 self.input_dims, widths, size.text // 2, (0.0, 0.0, 0.0), output_dim, size.rank
             )
+        self.modalities = model.modalities
+        self.statistics = {name: len(value) for name, value in model.named_buffers() if value.dim()}
         named = {name: _stored(name, value) for name, value in model.named_parameters()}
         names = sorted(
             named, key=lambda name: (not name.endswith("_factor"), name.startswith(LSTM))
@@ -85,6 +90,7 @@ class Parameters:
             self.width += _round_up(math.prod(shape), LINE)
             if name.endswith("_factor"):
                 self.factors_end = self.width
+        self.lstm_start = self.starts.get(LSTM_NAMES[0], self.width)
 
     def view(self, rows: Tensor, name: str) -> Tensor:
         """Returns one parameter (K, *shape) of the members' rows (K, P)."""

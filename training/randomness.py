@@ -93,7 +93,7 @@ class SeededDropout(nn.Module):
 
 def replace_dropouts(model: LMF) -> dict[str, SeededDropout]:
     """Puts seeded dropouts in place of the model's and returns them by modality."""
-    subnets = {"audio": model.audio_subnet, "video": model.video_subnet, "text": model.text_subnet}
+    subnets = {modality: getattr(model, f"{modality}_subnet") for modality in model.modalities}
     for subnet in subnets.values():
         subnet.drop = SeededDropout(subnet.drop.p)
     return {modality: subnet.drop for modality, subnet in subnets.items()}

@@ -32,7 +32,7 @@ def initial_model(setting: Setting, seed: int, input_dims: Sequence[int], output
 
 
 def adam(model: LMF, setting: Setting) -> torch.optim.Adam:
-    """Returns the optimizer: the three factors at their own learning rate, all else at another.
+    """Returns the optimizer: the factors at their own learning rate, all else at another.
 
     Source:
         As in the release: L2 coupled into the gradient, on both groups.
@@ -93,7 +93,7 @@ def fit(
         if on_epoch:
             on_epoch(epoch, train_loss, valid_loss)
 
-    if stopping.diverged or best_state is None:
+    if stopping.status != "ok" or best_state is None:
         return finished(setting, seed, stopping, {}, None, time.perf_counter() - started)
     model.load_state_dict(best_state)
     scores = score(model, data, task)

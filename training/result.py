@@ -26,7 +26,7 @@ class Data(NamedTuple):
 
     @property
     def input_dims(self) -> tuple[int, int, int]:
-        """Features of (audio, video, text)."""
+        """Features of (audio, video, text); 0 where a modality is left out."""
         audio, visual, text, _ = self.train[:]
         return audio.shape[1], visual.shape[1], text.shape[2]
 
@@ -63,19 +63,24 @@ class Task(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When training stops: after `epochs`, or `patience` epochs without a better validation."""
+    """When training stops: after `epochs`, or `patience` epochs without a better validation.
+
+    Or, pruned, after an epoch of `stops` with a best validation loss so far above its bound.
+    """
 
     epochs: int
     patience: int
+    stops: tuple[tuple[int, float], ...] = ()  # epochs, from 1, and their bounds
 
 
 class Result(NamedTuple):
     """What came of one (setting, seed).
 
     Attributes:
-        status: "ok"; "diverged" if a loss was NaN or infinite; "failed" if it could not be trained.
-        valid_loss: The best validation loss; NaN unless ok.
-        best_epoch: The epoch (from 1) of that loss; 0 unless ok.
+        status: "ok"; "diverged" if a loss was NaN or infinite; "pruned" if it was above a bound;
+            "failed" if it could not be trained.
+        valid_loss: The best validation loss; NaN unless ok or pruned.
+        best_epoch: The epoch (from 1) of that loss; 0 unless ok or pruned.
         epochs: How many epochs were trained.
         seconds: How long that took; settings that train together share the time.
         scores: By CSV column; empty unless ok.
@@ -110,23 +115,29 @@ class EarlyStopping:
         self.history: list[tuple[float, float]] = []
         self.best_loss = math.inf
         self.best_epoch = 0
-        self.diverged = False
+        self.status = "ok"  # or diverged, or pruned
 
     def update(self, train_loss: float, valid_loss: float) -> bool:
         """Takes in an epoch's losses and returns whether the validation loss is a new best."""
         self.history.append((train_loss, valid_loss))
-        self.diverged = not (math.isfinite(train_loss) and math.isfinite(valid_loss))
-        if self.diverged or valid_loss >= self.best_loss:
+        if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
+            self.status = "diverged"
             return False
-        self.best_loss, self.best_epoch = valid_loss, len(self.history)
-        return True
+        improved = valid_loss < self.best_loss
+        epoch = len(self.history)
+        if improved:
+            self.best_loss, self.best_epoch = valid_loss, epoch
+        if not self.done and self.best_loss > dict(self.limits.stops).get(epoch, math.inf):
+            self.status = "pruned"
+        return improved
 
     @property
     def done(self) -> bool:
         """Whether the setting has come to its end."""
         epochs = len(self.history)
         waited = epochs - self.best_epoch
-        return self.diverged or epochs >= self.limits.epochs or waited >= self.limits.patience
+        limits = self.limits
+        return self.status != "ok" or epochs >= limits.epochs or waited >= limits.patience
 
 
 def finished(
@@ -138,12 +149,13 @@ def finished(
     seconds: float,
 ) -> Result:
     """Returns a setting's result once its training is over."""
+    diverged = stopping.status == "diverged"
     return Result(
         setting,
         seed,
-        status="diverged" if stopping.diverged else "ok",
-        valid_loss=math.nan if stopping.diverged else stopping.best_loss,
-        best_epoch=0 if stopping.diverged else stopping.best_epoch,
+        status=stopping.status,
+        valid_loss=math.nan if diverged else stopping.best_loss,
+        best_epoch=0 if diverged else stopping.best_epoch,
         epochs=len(stopping.history),
         seconds=seconds,
         scores=scores,

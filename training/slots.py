@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from training.forward import MODALITIES, SUBNETS
+from model import MODALITIES
 from training.parameters import Parameters
 
 
@@ -51,11 +51,7 @@ class Slots:
             return torch.zeros(count, *shape, dtype=dtype, device=device)
 
         def statistics() -> dict[str, Tensor]:
-            return {
-                f"{subnet}.norm.running_{statistic}": zeros(features)
-                for subnet, features in zip(SUBNETS, parameters.input_dims, strict=False)
-                for statistic in ("mean", "var")
-            }
+            return {name: zeros(size) for name, size in parameters.statistics.items()}
 
         rows = ("weights", "grads", "first", "second", "best")
         numbers = ("factor_learning_rate", "learning_rate", "weight_decay", "steps", "loss")

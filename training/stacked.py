@@ -23,9 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model import MODALITIES
 from training.adam import AdamArrays, adam_on_cpu, adam_on_gpu
 from training.dropout_cpu import masks_on_cpu
-from training.forward import MODALITIES, Forward
+from training.forward import Forward
 from training.graphs import Graphs
 from training.lstm_cpu import TextOnCpu
 from training.lstm_gpu import TextOnGpu
@@ -65,7 +66,7 @@ class Stack:
         size: Sizes,
         slots: int,
         data: Data,
-        words: tuple[Words, Words],
+        words: tuple[Words, Words] | None,
         task: Task,
         limits: Limits,
         on_gpu: bool | None = None,
@@ -76,16 +77,19 @@ class Stack:
         self.parameters = Parameters(size, data.input_dims, task.output_dim)
         self.members: list[_Member | None] = [None] * slots
         self.all_slots = Slots.empty(slots, self.parameters, len(data.train), self.device)
-        train_words, valid_words = words
-        if self.on_gpu:
-            self.text = TextOnGpu(train_words, self.parameters, training=True)
-            self.valid_text = TextOnGpu(valid_words, self.parameters, training=False)
-        else:
-            self.text = TextOnCpu(train_words, self.parameters, size.batch_size, slots)
-            self.valid_text = TextOnCpu(valid_words, self.parameters, len(data.valid), 1)
-        order = valid_words.padding.argsort(stable=True)
+        self.text = self.valid_text = None  # without text there are no words
+        order = torch.arange(len(data.valid), device=self.device)
+        if words:
+            train_words, valid_words = words
+            order = valid_words.padding.argsort(stable=True)
+            if self.on_gpu:
+                self.text = TextOnGpu(train_words, self.parameters, training=True)
+                self.valid_text = TextOnGpu(valid_words, self.parameters, training=False)
+            else:
+                self.text = TextOnCpu(train_words, self.parameters, size.batch_size, slots)
+                self.valid_text = TextOnCpu(valid_words, self.parameters, len(data.valid), 1)
         chunks = order.split(VALID_CHUNK if self.on_gpu else len(order))
-        self.audio, self.visual = padded(data.train.audio), padded(data.train.visual)
+        self.features = _features(data.train)
         self.valid_parts = [(index, Split(*data.valid[index])) for index in chunks]
         self.batches = batches(torch.arange(len(data.train)), size.batch_size)
         self._use(slots)
@@ -161,8 +165,9 @@ class Stack:
         if self.graphs:
             self.graphs.run(self._step, [len(batch) for batch in self.batches])
         else:
-            assert isinstance(self.text, TextOnCpu)
-            positions = self.text.positions(self.slots.order)
+            positions = torch.arange(len(self.data.train)).expand(len(self.members), -1)
+            if isinstance(self.text, TextOnCpu):
+                positions = self.text.positions(self.slots.order)
             for batch in self.batches:
                 self._step(positions[:, batch])
         examples = sum(map(len, self.batches))
@@ -181,31 +186,35 @@ class Stack:
         """Trains all members on one batch each: the examples at these positions (K, B)."""
         slots = self.slots
         index = slots.order.gather(1, positions)
-        audio, visual = _rows(self.audio, index.T), _rows(self.visual, index.T)  # (B, K, D)
-        final = self.text.forward(index, slots.weights).requires_grad_()
+        inputs = {modality: _rows(x, index.T) for modality, x in self.features.items()}  # (B, K, D)
+        if self.text:
+            inputs["text"] = self.text.forward(index, slots.weights).requires_grad_()
         with torch.enable_grad():
-            output = self.forward(audio, visual, final, self._masks(positions))
+            output = self.forward(inputs, self._masks(positions))
             loss = self.task.loss(output, self.data.train.label[index]).sum(-1)  # not averaged
-            d_final = self.forward.backward(loss.sum(), final)
+            d_final = self.forward.backward(loss.sum(), inputs.get("text"))
         slots.loss.add_(loss)
         slots.steps.add_(1)
-        if isinstance(self.text, TextOnGpu):
-            self.text.backward(d_final, slots.weights, slots.grads)
+        if self.on_gpu:
+            if isinstance(self.text, TextOnGpu) and d_final is not None:
+                self.text.backward(d_final, slots.weights, slots.grads)
             self._adam_on_gpu()
         else:
-            self._adam_on_cpu(d_final, self.text)
+            self._adam_on_cpu(d_final)
 
-    def _masks(self, positions: Tensor) -> list[Tensor]:
+    def _masks(self, positions: Tensor) -> dict[str, Tensor]:
         """Returns what dropout multiplies each modality with, (K, B, D)."""
         widths = (*self.parameters.input_dims[:2], self.size.text)
-        masks = []
-        for i, width in enumerate(widths):
+        masks = {}
+        for i, (modality, width) in enumerate(zip(MODALITIES, widths, strict=True)):
+            if modality not in self.parameters.modalities:
+                continue
             keys, p = self.slots.keys[:, i].contiguous(), self.slots.dropouts[:, i].contiguous()
             if self.on_gpu:
                 p = p.view(-1, 1, 1)
-                masks.append(keep_mask(keys, positions, width, p) * (1 / (1 - p)))
+                masks[modality] = keep_mask(keys, positions, width, p) * (1 / (1 - p))
             else:
-                masks.append(masks_on_cpu(keys, positions.contiguous(), width, p))
+                masks[modality] = masks_on_cpu(keys, positions.contiguous(), width, p)
         return masks
 
     def _adam_on_gpu(self) -> None:
@@ -221,7 +230,7 @@ class Stack:
                 *(row[:, part] for row in rows), *(number.unsqueeze(1) for number in numbers)
             )
 
-    def _adam_on_cpu(self, d_final: Tensor, text: TextOnCpu) -> None:
+    def _adam_on_cpu(self, d_final: Tensor | None) -> None:
         """Does so too, and with the LSTMs' gradients, which it computes."""
         slots, parameters = self.slots, self.parameters
         weights, grads = slots.weights.numpy(), slots.grads.numpy()
@@ -231,8 +240,9 @@ class Stack:
             for rate in (slots.factor_learning_rate, slots.learning_rate)
         )
         adam_on_cpu(0, parameters.factors_end, weights, grads, factors)
-        adam_on_cpu(parameters.factors_end, text.starts[0], weights, grads, others)
-        text.train(d_final, slots.weights, slots.grads[:1], others)
+        adam_on_cpu(parameters.factors_end, parameters.lstm_start, weights, grads, others)
+        if isinstance(self.text, TextOnCpu) and d_final is not None:
+            self.text.train(d_final, slots.weights, slots.grads[:1], others)
 
     @torch.no_grad()
     def _valid_loss(self) -> Tensor:
@@ -240,10 +250,12 @@ class Stack:
         count = len(self.members)
         total = torch.zeros(count, device=self.device)
         for index, part in self.valid_parts:
-            final = self.valid_text.forward(index.expand(count, -1), self.slots.weights)
-            inputs = padded(part.audio), padded(part.visual)
-            audio, visual = (x.unsqueeze(1).expand(-1, count, -1) for x in inputs)
-            output = self.forward(audio, visual, final, None)
+            features = _features(part).items()
+            inputs = {modality: x.unsqueeze(1).expand(-1, count, -1) for modality, x in features}
+            if self.valid_text:
+                rows = index.expand(count, -1)
+                inputs["text"] = self.valid_text.forward(rows, self.slots.weights)
+            output = self.forward(inputs, None)
             total += self.task.loss(output, part.label.expand(count, -1, -1)).sum(-1)
         return total
 
@@ -258,7 +270,7 @@ class Stack:
     def _finish(self, slot: int, member: _Member) -> Result:
         started = time.perf_counter()
         setting, seed, stopping, seconds = member
-        if stopping.diverged:
+        if stopping.status != "ok":
             return finished(setting, seed, stopping, {}, None, sum(seconds))
         model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
         state = model.state_dict()
@@ -270,6 +282,12 @@ class Stack:
         scores = score(model.to(self.device), self.data, self.task)
         elapsed = sum(seconds) + time.perf_counter() - started
         return finished(setting, seed, stopping, scores, state, elapsed)
+
+
+def _features(split: Split) -> dict[str, Tensor]:
+    """Returns audio and video (N, D), padded, as far as they are not left out."""
+    parts = {"audio": split.audio, "video": split.visual}
+    return {modality: padded(x) for modality, x in parts.items() if x.shape[1]}
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
@@ -299,7 +317,8 @@ def fit_stacked(
         slots: How many train together at most; None chooses by size and device.
         on_epoch: Told each setting, seed, epoch, training loss and validation loss.
     """
-    words = Words(data.train.text), Words(data.valid.text)
+    texts = data.train.text, data.valid.text
+    words = (Words(texts[0]), Words(texts[1])) if data.input_dims[2] else None
     groups: dict[Sizes, list[Job]] = {}
     for job in jobs:
         groups.setdefault(sizes(job[0]), []).append(job)

@@ -1,0 +1,148 @@
+"""Pruning: a setting stops early where it is behind the first ones of the draw, the pilots.
+
+Pilots are trained to their end. Any other setting stops after an epoch of the rule if its best
+validation loss so far is above a quantile of theirs at that epoch. So its row follows from seed,
+draw, pilots and rule, whatever else is trained, when and where.
+
+Source:
+    The median stopping rule of Golovin et al., "Google Vizier", KDD 2017, and Optuna's
+    PercentilePruner; there the group to compare with grows, here it is fixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Iterator, Sequence, Set
+from typing import NamedTuple, TypeAlias
+
+from data.files import InputError
+from search.experiment import Plan
+from search.provenance import Pilot
+from search.records import Records
+from search.table import Table
+from training.result import Result
+from training.setting import describe
+
+Rule: TypeAlias = Sequence[tuple[int, float]]
+Stops: TypeAlias = tuple[tuple[int, float], ...]
+
+RULE: Rule = ((5, 1 / 2), (10, 1 / 4))  # epochs, and the quantile of the pilots to be reached
+
+
+class Phase(NamedTuple):
+    """A part of a search: how many trainings, where they stop early, and a line that says it."""
+
+    count: int
+    stops: Stops
+    line: str
+
+
+def pilot_of(result: Result, rule: Rule = RULE) -> Pilot:
+    """Returns what a pilot reached: one that ended before an epoch, its best until then."""
+    losses = [valid_loss for _, valid_loss in result.history]
+    best = [min(losses[:epoch]) for epoch, _ in rule] if result.status == "ok" else []
+    return Pilot(epochs=result.epochs, best_losses=best)
+
+
+def stops(pilots: Sequence[Pilot], rule: Rule = RULE) -> Stops:
+    """Returns the rule's epochs, and the best validation loss above which settings stop there.
+
+    The q-quantile of P losses is the floor(qP)-th smallest, at least the first.
+    """
+    found = []
+    for i, (epoch, quantile) in enumerate(rule):
+        losses = [one["best_losses"][i] if one["best_losses"] else math.inf for one in pilots]
+        place = max(1, math.floor(quantile * len(losses)))
+        found.append((epoch, sorted(losses)[place - 1]))
+    return tuple(found)
+
+
+def pruning_condition(plan: Plan, pilots: int) -> dict[str, str]:
+    """Returns in words what pruned rows depend on, for the JSON; nothing without pilots."""
+    if not pilots:
+        return {}
+    draw = "\n".join(map(describe, plan.first(pilots).chosen()))
+    rule = ", ".join(f"{quantile:g} at epoch {epoch}" for epoch, quantile in RULE)
+    digest = hashlib.sha256(draw.encode()).hexdigest()[:8]
+    return {"pruning": f"by {pilots} pilots of draw {digest}, quantiles {rule}"}
+
+
+class Pruning:
+    """One run's pilots, and what their pruning came to. Without pilots, nothing is pruned."""
+
+    def __init__(self, plan: Plan, pilots: int, records: Records) -> None:
+        self.plan, self.records = plan, records
+        self.pilots = plan.first(min(pilots, plan.count))
+        self.settings = {setting: describe(setting) for setting in self.pilots.chosen()}
+        self.trainings = self.epochs = self.pruned = self.pruned_epochs = 0
+
+    @property
+    def reached(self) -> dict[str, Pilot]:
+        """What the pilots reached that are finished, by their descriptions."""
+        return self.records.provenance.get("pilots", {})
+
+    def take_in(self, table: Table, done: Set[int]) -> None:
+        """Takes in what earlier commands finished: rows, and the numbers that the plan gives them.
+
+        Raises:
+            InputError: What a finished pilot reached is not in the JSON.
+        """
+        epochs, pruned = table.scores[2], table.pruned
+        self.trainings, self.epochs = len(epochs), int(epochs.sum())
+        self.pruned, self.pruned_epochs = int(pruned.sum()), int(epochs[pruned].sum())
+        first = self.plan.seeds[0]
+        left = {setting for setting, seed in self.pilots.jobs_left(done) if seed == first}
+        for setting, described in self.settings.items():
+            pilot = self.reached.get(described)
+            if setting not in left and (
+                not pilot or len(pilot["best_losses"]) not in (0, len(RULE))
+            ):
+                raise InputError(
+                    f"{self.records.files.json}: expected what the pilot {described} reached, got "
+                    "none; bring that file back, or remove the pilot's row: it is trained again"
+                )
+
+    def phases(self, done: Set[int]) -> Iterator[Phase]:
+        """Yields what is left to train: the pilots, and once these are there, the others."""
+        repeats = len(self.plan.seeds)
+        others = self.plan.count - self.pilots.count
+        left = self.pilots.count * repeats - self.pilots.count_done(done)
+        if left:
+            line = f"pilots: the first {self.pilots.count:,} settings are trained to their end"
+            yield Phase(left, (), line if others else f"{line}; there are no others to be pruned")
+        left = self.plan.count * repeats - self.plan.count_done(done) - left
+        if not left:
+            return
+        if not self.settings:
+            yield Phase(left, (), "")
+            return
+        bounds = stops([self.reached[described] for described in self.settings.values()])
+        shown = ", ".join(f"{bound:.4f} after epoch {epoch}" for epoch, bound in bounds)
+        line = f"the other {others:,} settings stop at a best validation loss above {shown}"
+        if all(math.isinf(bound) for _, bound in bounds):
+            line = "nothing is pruned: too few pilots have a validation loss"
+        yield Phase(left, bounds, line)
+
+    def add(self, result: Result) -> None:
+        """Takes in a result whose row is to be written next: what a pilot reached is stored."""
+        self.trainings += 1
+        self.epochs += result.epochs
+        if result.status == "pruned":
+            self.pruned += 1
+            self.pruned_epochs += result.epochs
+        if result.seed == self.plan.seeds[0] and result.setting in self.settings:
+            self.records.add_pilot(result.setting, pilot_of(result))
+
+    def summary(self) -> str:
+        """Returns how many trainings were pruned, and about what share of epochs that saved."""
+        counted = f"pruned: {self.pruned:,} of {self.trainings:,} trainings"
+        if not self.pruned:
+            return counted
+        mean = statistics.fmean(pilot["epochs"] for pilot in self.reached.values())
+        saved = max(0, self.pruned * mean - self.pruned_epochs)
+        return (
+            f"{counted}; about {saved / (saved + self.epochs):.0%} of the epochs were saved, if "
+            f"they had been as long as the pilots' ({mean:.1f} epochs)"
+        )

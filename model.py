@@ -230,8 +230,7 @@ class LMF(nn.Module):
     ) -> np.ndarray:
         """Returns what `forward` does in eval mode, of arrays or tensors on any device, as numpy.
 
-        NaN and infinite features count as 0, as in the data that the loaders return. What the model
-        leaves out is not looked at.
+        NaN and infinite features count as 0, as when loaded. What the model leaves out is ignored.
 
         Shape:
             audio (B, audio_in); video (B, video_in); text (B, T, text_in), of any T.
@@ -287,14 +286,15 @@ class LMF(nn.Module):
 
 def _check_inputs(inputs: Mapping[str, Tensor], input_dims: Mapping[str, int]) -> None:
     """Raises ValueError unless inputs are as wide as a model takes them, and of one length."""
-    steps = {"text": ", T"}
-    expected = ", ".join(f"{name} (B{steps.get(name, '')}, {input_dims[name]})" for name in inputs)
+    expected = {name: ("B", *["T"][name != "text" :], input_dims[name]) for name in inputs}
     shapes = {name: tuple(x.shape) for name, x in inputs.items()}
-    is_right = all(
-        len(shape) == 2 + (name in steps) and shape[-1] == input_dims[name] and all(shape)
+    are_right = all(
+        len(shape) == len(expected[name]) and shape[-1] == input_dims[name] and all(shape)
         for name, shape in shapes.items()
     )
-    if not is_right or len({shape[0] for shape in shapes.values()}) > 1:
-        raise ValueError(
-            f"the model expects {expected}, got {', '.join(map(str, shapes.values()))}"
-        )
+    if not are_right or len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"the model expects {_listed(expected)}; got {_listed(shapes)}")
+
+
+def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
+    return ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items())

@@ -233,7 +233,7 @@ def test_what_is_no_model_is_said(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"audio": np.ones((3, 9))}, rf"audio \(B, {AUDIO}\).* got \(3, 9\)"),
+        ({"audio": np.ones((3, 9))}, rf"audio \(B, {AUDIO}\).* got audio \(3, 9\)"),
         ({"text": None}, "expected audio, video, text, or .* got no text"),
         ({"video": np.ones((2, VIDEO))}, "expected equally many examples"),
         ({"video": np.ones((3, 4, VIDEO))}, r"expected video to be a numeric array \(N, D\)"),
@@ -315,7 +315,8 @@ def test_predict_names_the_shapes_that_it_expects_and_got(
 ) -> None:
     inputs = [change(x) if i == wrong else x for i, x in enumerate(INPUTS)]
     with pytest.raises(
-        ValueError, match=r"audio \(B, 6\), video \(B, 4\), text \(B, T, 7\), got"
+        ValueError, match=r"audio \(B, 6\), video \(B, 4\), text \(B, T, 7\); got"
     ) as caught:
         small_model().predict(*inputs)
-    assert str(tuple(inputs[wrong].shape)) in str(caught.value)
+    shape = ", ".join(map(str, inputs[wrong].shape))
+    assert f"{('audio', 'video', 'text')[wrong]} ({shape})" in str(caught.value)

@@ -1,13 +1,15 @@
 # make train: a small search on MOSI; make test: all checks; make gpu: what needs a GPU; make paper:
 # the paper's tables (README, Reproduce). Words after it change that: DATA= the folder of the
 # pickles; SETTINGS= how many are searched for MOSI; SEEDS= seeds per setting; FLAGS= more for the
-# train scripts, as in make paper FLAGS="--output_path elsewhere --jobs 4".
+# train scripts, as in make paper FLAGS="--output_path elsewhere --jobs 4". make ablation NAME=mosi:
+# what each modality is worth.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA ?= data
 SETTINGS ?= 300
 SEEDS ?= 5
+NAME ?= mosi
 FLAGS ?=
 
 # Of a flag, what FLAGS say, else a default: the commands of a target agree on their files.
@@ -17,11 +19,12 @@ FOLDER = $(call flag,data_path,$(DATA))
 RESULTS = $(call flag,output_path,results)
 MODELS = $(call flag,model_path,models)
 RUN = $(call flag,run_id,1)
+BEST = $(PYTHON) report.py --best_grid $(RESULTS)/results_mosi_search_$(RUN).csv
 NAMES = $(patsubst train_%.py,%,$(wildcard train_*.py))
 MAKE_MOSI = test -e $(FOLDER)/mosi.pkl || \
 	$(PYTHON) data/prepare.py synthetic mosi --output_path $(FOLDER)
 
-.PHONY: train test gpu paper paper-mosi search-mosi rank-study clean
+.PHONY: train test gpu paper paper-mosi search-mosi rank-study ablation clean
 
 train: $(VENV)/ready
 	@$(MAKE_MOSI)
@@ -62,9 +65,21 @@ search-mosi: $(VENV)/ready
 		$(FLAGS) --signiture mosi_search
 
 rank-study: search-mosi
-	best=$$($(PYTHON) report.py --best_grid $(RESULTS)/results_mosi_search_$(RUN).csv) && \
+	best=$$($(BEST)) && \
 	$(PYTHON) train_mosi.py --data_path $(FOLDER) --repeats $(SEEDS) \
-		$(FLAGS) --signiture mosi_rank --grid rank=1,2,4,8,16,32 $$best
+		$(FLAGS) --signiture mosi_rank --grid rank=1,2,4,8,16,32 \
+		$$(echo $$best | sed 's/rank=[0-9]*//')
+
+# Every combination of NAME's modalities, with its published settings or MOSI's best of a search.
+ablation: EMOTION = $(if $(filter iemocap,$(NAME)),--emotion all)
+ablation: $(if $(filter mosi,$(NAME)),search-mosi,$(VENV)/ready)
+	@setting="$(if $(filter mosi,$(NAME)),--grid $$($(BEST)),--hyperparams)" && \
+	for left_out in "" _audio _video _text _audio_video _audio_text _video_text; do \
+		$(PYTHON) train_$(NAME).py --data_path $(FOLDER) --repeats $(SEEDS) $(EMOTION) $(FLAGS) \
+			--signiture $(NAME)_ablation$${left_out:+_without}$$left_out $$setting \
+			$$(echo $$left_out | sed 's/_/ --without /g') || exit; \
+	done
+	$(PYTHON) report.py $(RESULTS) --model_path $(MODELS) --output_path $(RESULTS)
 
 $(VENV)/ready: requirements.txt
 	@python3 -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed"'

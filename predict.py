@@ -42,6 +42,7 @@ class Trained(NamedTuple):
     experiment: Experiment
     emotion: str | None
     max_len: int | None
+    without: tuple[str, ...]
 
 
 def main(words: Sequence[str] | None = None) -> Path:
@@ -96,29 +97,30 @@ def read_trained(path: Path) -> Trained:
     if not (saved.intact and isinstance(emotion, str | None) and isinstance(max_len, int | None)):
         raise InputError(f"{path}: expected the model that {name}.py wrote, got a changed one")
     module = import_module(".".join(scripts[name].relative_to(ROOT).with_suffix("").parts))
-    return Trained(model, module.EXPERIMENT, emotion, max_len)
+    without = tuple(role for role in ROLES[:3] if role not in model.modalities)
+    return Trained(model, module.EXPERIMENT, emotion, max_len, without)
 
 
 def _read_data(path: Path, split: str, trained: Trained) -> Assembled:
     """Returns a whole data set as the train scripts load it, or else the one split."""
     found, emotion = read(path), trained.emotion
-    without = [role for role, features in trained.model.input_dims.items() if not features]
     corpus = CORPORA.get(trained.experiment.name, UNKNOWN)
     prefix = f"{emotion}/" if emotion else ""
-    keys = {key: r for key, r in zip(MODALITIES, ROLES, strict=True) if r not in without}
-    if all(f"{prefix}{s}/{key}" in found.values for s in SPLITS for key in keys):
-        return assemble(path, found.data, corpus, trained.max_len, emotion, without)
+    keys: dict[str, str] = dict(zip(MODALITIES, ROLES, strict=True))
+    needed = [key for key, role in keys.items() if role not in trained.without]
+    how = corpus, trained.max_len, emotion, trained.without
+    if all(f"{prefix}{s}/{key}" in found.values for s in SPLITS for key in needed):
+        return assemble(path, found.data, *how)
     names = {role: _place(found, split, role, emotion) for role in ROLE_NAMES}
-    features = [role for role in keys.values() if role != "label"]
-    if missing := [role for role in features if not names[role]]:
+    features = [key for key in needed if key != "label"]
+    if missing := [keys[key] for key in features if not names[keys[key]]]:
+        expected = ", ".join(keys[key] for key in features)
         raise InputError(
-            f"{path}: expected {', '.join(features)}, or those of {split} in the layout of "
+            f"{path}: expected {expected}, or those of {split} in the layout of "
             f"data/README.md, got no {' and no '.join(missing)}"
         )
     found = found._replace(places={("", split, role): name for role, name in names.items()})
-    parts: dict[str, object] = {
-        key: found.part(split, role, "") for key, role in keys.items() if role in features
-    }
+    parts: dict[str, object] = {key: found.part(split, keys[key], "") for key in features}
     if names["label"]:
         label = found.label(split, "")
         parts["label"] = label.reshape(len(label), -1)
@@ -126,7 +128,7 @@ def _read_data(path: Path, split: str, trained: Trained) -> Assembled:
         parts["id"] = found.values[names["id"]]
     data = {emotion: {split: parts}} if emotion else {split: parts}
     try:
-        return assemble(path, data, corpus, trained.max_len, emotion, without, split)
+        return assemble(path, data, *how, only=split)
     except InputError as error:
         text = str(error)
         for key, role in keys.items():

@@ -67,7 +67,7 @@ def _flags() -> Parser:
         "--best_grid",
         type=Path,
         metavar="CSV",
-        help="only print the best setting by validation, without its rank, as --grid takes it",
+        help="only print the best setting by validation, as --grid takes it",
     )
     return flags
 

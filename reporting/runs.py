@@ -16,6 +16,7 @@ import numpy as np
 from data.checkpoints import read_checkpoint
 from data.corpora import CORPORA
 from data.files import InputError, MissingFile, open_regular
+from model import MODALITIES
 from search.columns import MOST_EPOCHS, Columns, printed
 from search.experiment import Experiment
 from search.provenance import read_provenance
@@ -36,6 +37,7 @@ class Origin(NamedTuple):
     sha256: str
     epochs: int
     patience: int
+    without: tuple[str, ...]  # modalities
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Run:
     def sha256(self) -> str | None:
         """The checksum of the data that it was trained on, if known."""
         return self.origin.sha256 if self.origin else None
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Which modalities are left out, as far as is known."""
+        return self.origin.without if self.origin else ()
 
     @property
     def trainings(self) -> int:
@@ -190,6 +197,7 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
     except MissingFile:
         return None
     name, emotion, fixed = found["data_set"], found["emotion"], found["fixed"]
+    without = value if isinstance(value := fixed.get("without", []), list) else [""]
     sha256 = value if isinstance(value := fixed.get("data sha256"), str) else ""
     epochs, patience = (
         value if type(value := fixed.get(key)) is int else 0 for key in ("epochs", "patience")
@@ -201,13 +209,16 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
         "data sha256": sha256 != "",
         "epochs": 0 < epochs <= MOST_EPOCHS,
         "patience": 0 < patience <= MOST_EPOCHS,
+        "without": all(one in MODALITIES for one in without) and len(without) < len(MODALITIES),
     }
     if odd := [field for field, fit in fits.items() if not fit]:
         raise InputError(
             f"{path}: expected what a train script writes beside its CSV, got another "
             f"{', '.join(odd)}, or none; remove the file if it is none of theirs"
         )
-    return Origin(name, emotion, Path(found["data_file"]), sha256, epochs, patience)
+    return Origin(
+        name, emotion, Path(found["data_file"]), sha256, epochs, patience, tuple(map(str, without))
+    )
 
 
 def _by_columns(header: Sequence[str], experiments: Experiments) -> Experiment:

@@ -10,6 +10,7 @@ import numpy as np
 from data.corpora import CORPORA
 from data.files import InputError
 from reporting import figures
+from reporting.ablation import ablation
 from reporting.markdown import image, markdown, table
 from reporting.runs import Run, read_history
 from reporting.table2 import PUBLISHED, Score, span, table_2
@@ -25,10 +26,10 @@ UNITS = {  # what a column holds, where its name does not say it well
 
 
 def best_grid(run: Run) -> str:
-    """Returns a run's best setting by validation, all but its rank, as --grid takes it."""
+    """Returns a run's best setting by validation, as --grid takes it."""
     if not run.candidates:
         raise InputError(f"{run.path}: expected a row with a validation loss, got none")
-    return _without_rank(run.ranking()[0])
+    return describe(run.ranking()[0])
 
 
 def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: Path) -> str:
@@ -54,7 +55,7 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
             continue
         parts += [f"## {corpus.title}", _data_lines(found)]
         try:
-            parts += [*table_2(found)]
+            parts += [*table_2([run for run in found if not run.without]), *ablation(found)]
         except InputError as error:
             parts.append(f"No table 2: {markdown(str(error))}.")
         for run in found:
@@ -69,6 +70,8 @@ def _data_lines(runs: Iterable[Run]) -> str:
         text = f"- **{markdown(run.name)}**"
         if f"results_{run.name}" != run.path.stem:
             text += f" ({markdown(str(run.path))})"
+        if run.without:
+            text += f", without {' and '.join(run.without)}"
         text += f": settings {len(run.rows):,}, trainings {run.trainings:,}"
         if run.diverged:
             text += f", {run.diverged:,} of them without result (diverged)"

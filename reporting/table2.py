@@ -103,10 +103,9 @@ PUBLISHED = {
 def table_2(runs: Sequence[Run]) -> Iterator[str]:
     """Yields the paper's table 2 for one data set, with its runs in it, and notes.
 
-    Nothing for a data set that the paper does not have.
+    Nothing without runs, or for a data set that the paper does not have.
     """
-    name = runs[0].experiment.name
-    if name not in PUBLISHED:
+    if not runs or (name := runs[0].experiment.name) not in PUBLISHED:
         return
     scores, models = PUBLISHED[name]
 
@@ -118,7 +117,7 @@ def table_2(runs: Sequence[Run]) -> Iterator[str]:
     rows = [
         printed("**LMF, as the paper prints it**", models["LMF"]),
         printed("LMF, the release's code trained by others", models["rerun"]),
-        *(row for group in _together(runs) for row in _our_rows(group, scores)),
+        *(row for group in together(runs) for row in our_rows(group, scores)),
         *constant,
         *(printed(f"{model}, as the paper prints it", models[model]) for model in others),
     ]
@@ -126,7 +125,7 @@ def table_2(runs: Sequence[Run]) -> Iterator[str]:
     yield from notes
 
 
-def _together(runs: Sequence[Run]) -> list[list[Run]]:
+def together(runs: Sequence[Run]) -> list[list[Run]]:
     """Returns the runs that make one row: the emotions of one run on the same data."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     seen = Counter()
@@ -141,16 +140,18 @@ def _common_name(run: Run) -> str:
     return "_".join(word for word in run.name.split("_") if word != run.emotion)
 
 
-def _our_rows(group: Sequence[Run], scores: Sequence[Score]) -> Iterator[Row]:
+def our_rows(
+    group: Sequence[Run], scores: Sequence[Score], title: str = "LMF, here"
+) -> Iterator[Row]:
     """Yields what one run, or its emotions together, reached: one row, or two if it has traits."""
     name = markdown(_common_name(group[0]))
     able = {run.emotion: run for run in group if run.candidates}
     if not able:
-        yield f"LMF, here: {name} (all diverged)", ["–"] * len(scores)
+        yield f"{title}: {name} (all diverged)", ["–"] * len(scores)
         return
     settings = span([len(run.candidates) for run in able.values()])
     seeds = span([len(run.rows[run.candidates[0]]) for run in able.values()])
-    name = f"**LMF, here**: {name}"
+    name = f"**{title}**: {name}"
     counts = f"{settings} setting{'s' * (settings != '1')} by validation, n = {seeds}"
     first = next(iter(able.values()))
     if traits := [name for name in first.columns.own if name.endswith(TRAIT_COLUMN)]:

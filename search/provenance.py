@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import TypedDict
@@ -49,12 +50,20 @@ def read_provenance(path: Path) -> Provenance:
     with open_regular(path) as file:
         try:
             stored = json.load(file)
-            if all(isinstance(stored[key], kind) for key, kind in _KINDS.items()):
+            kinds_fit = all(isinstance(stored[key], kind) for key, kind in _KINDS.items())
+            if kinds_fit and all(map(_is_pilot, dict(stored.get("pilots", {})).values())):
                 return stored
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
     raise InputError(
         f"{path}: expected what a train script writes beside its CSV, got something else"
+    )
+
+
+def _is_pilot(value: Pilot) -> bool:
+    losses = value["best_losses"]
+    return type(value["epochs"]) is int and all(
+        type(loss) is float and math.isfinite(loss) for loss in losses
     )
 
 

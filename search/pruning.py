@@ -104,26 +104,25 @@ class Pruning:
                     "none; bring that file back, or remove the pilot's row: it is trained again"
                 )
 
-    def phases(self, done: Set[int]) -> Iterator[Phase]:
+    def phases(self, left: int, done: Set[int]) -> Iterator[Phase]:
         """Yields what is left to train: the pilots, and once these are there, the others."""
-        repeats = len(self.plan.seeds)
-        others = self.plan.count - self.pilots.count
-        left = self.pilots.count * repeats - self.pilots.count_done(done)
-        if left:
-            line = f"pilots: the first {self.pilots.count:,} settings are trained to their end"
-            yield Phase(left, (), line if others else f"{line}; there are no others to be pruned")
-        left = self.plan.count * repeats - self.plan.count_done(done) - left
-        if not left:
-            return
         if not self.settings:
             yield Phase(left, (), "")
+            return
+        others = self.plan.count - self.pilots.count
+        pilots_left = len(self.settings) * len(self.plan.seeds) - self.pilots.count_done(done)
+        if pilots_left:
+            line = f"pilots: the first {len(self.settings):,} settings are trained to their end"
+            line += "; there are no others to be pruned" * (not others)
+            yield Phase(pilots_left, (), line)
+        if left == pilots_left:
             return
         bounds = stops([self.reached[described] for described in self.settings.values()])
         shown = ", ".join(f"{bound:.4f} after epoch {epoch}" for epoch, bound in bounds)
         line = f"the other {others:,} settings stop at a best validation loss above {shown}"
         if all(math.isinf(bound) for _, bound in bounds):
             line = "nothing is pruned: too few pilots have a validation loss"
-        yield Phase(left, bounds, line)
+        yield Phase(left - pilots_left, bounds, line)
 
     def add(self, result: Result) -> None:
         """Takes in a result whose row is to be written next: what a pilot reached is stored."""
@@ -143,6 +142,6 @@ class Pruning:
         mean = statistics.fmean(pilot["epochs"] for pilot in self.reached.values())
         saved = max(0, self.pruned * mean - self.pruned_epochs)
         return (
-            f"{counted}; about {saved / (saved + self.epochs):.0%} of the epochs were saved, if "
-            f"they had been as long as the pilots' ({mean:.1f} epochs)"
+            f"{counted}, which saved about {saved / (saved + self.epochs):.0%} of the epochs (an "
+            f"estimate: the pilots trained for {mean:.1f} on average)"
         )

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import datetime
 import itertools
-import os
 import platform
 import statistics
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.files import InputError, printable
+from data.files import printable
 from search.cluster import Cluster, connected
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
@@ -30,7 +29,7 @@ from search.output import checked_output
 from search.provenance import Provenance
 from search.pruning import Pruning, pruning_condition
 from search.records import Records
-from search.run_files import RunFiles
+from search.run_files import RunFiles, run_name
 from search.signals import end_by, ending_at_signals
 from search.table import Table
 from search.workers import LocalBackend, prepare
@@ -39,8 +38,6 @@ from training.result import Data, Limits, Result
 from training.setting import Setting, describe, model_config
 from training.stacked import default_slots
 from utils import load_corpus
-
-_LONGEST_NAME = 200  # bytes: file systems take 255, and endings come to it
 
 
 @checked_output(drops=True)
@@ -63,14 +60,9 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
         _say(note)
     data = Data(*loaded.splits)
     options.output_dim = experiment.task_of(data, options.output_dim).output_dim
-    stem = "_".join(filter(None, (options.signiture, emotion, options.run_id)))
-    if len(os.fsencode(stem)) > _LONGEST_NAME:
-        raise InputError(
-            f"--signiture and --run_id: expected at most {_LONGEST_NAME} bytes together, as they "
-            f"become part of file names, got {len(os.fsencode(stem))}"
-        )
+    name = run_name(options.signiture, emotion, options.run_id)
     records = Records(
-        RunFiles.named(stem, Path(options.output_path), Path(options.model_path)),
+        RunFiles.named(name, Path(options.output_path), Path(options.model_path)),
         experiment.columns,
         _provenance(experiment, options, emotion, plan, loaded.sha256),
     )
@@ -187,14 +179,14 @@ class _Search:
 
     def _train(self) -> None:
         options, task = self.options, self.experiment.task_of(self.data)
-        jobs = self.plan.jobs_left(self.done)
+        jobs, left = self.plan.jobs_left(self.done), self.wanted - self.finished
 
         def stack(size: Sizes) -> int:
             return options.stack or default_slots(size, "cuda" if options.cuda else "cpu")
 
         bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
         with bar, self._backend() as backend:
-            for count, stops, line in self.pruning.phases(self.done):
+            for count, stops, line in self.pruning.phases(left, self.done):
                 if line:
                     bar.write(line)
                 limits = Limits(options.epochs, options.patience, stops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import subprocess
@@ -9,21 +10,32 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Options
+from test_search import table, words
 from written_results import SETTING, make_rows, read, write_results
 
-from benchmarks import costs, efficiency, throughput
+import train_mosi
+from benchmarks import costs, efficiency, pruning, throughput
 from data.files import InputError
 from search.grid import Settings, shuffled
+from search.pruning import RULE
 from train_mosi import GRID
+from training.result import Limits
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {"costs": costs, "efficiency": efficiency, "throughput": throughput}
+SCRIPTS = {
+    **{"costs": costs, "efficiency": efficiency, "pruning": pruning, "throughput": throughput}
+}
 BAD_FLAGS = [
     ("costs", "--rows 1", "--rows: expected a whole number"),
     ("costs", "memory --settings none", "--settings: expected a whole number"),
     ("costs", "growth", "PART: expected one of start, memory, resume, soak, cluster"),
     ("efficiency", "--seconds inf", "--seconds: expected a number above 0"),
     ("efficiency", "--batch_sizes 1", "--batch_sizes: expected a whole number"),
+    ("pruning", "--rule 5", "--rule: expected EPOCH:QUANTILE"),
+    ("pruning", "--rule 5:0.5,9:2", "--rule: expected EPOCH:QUANTILE"),
+    ("pruning", "--pilots 150", "--pilots: expected fewer than --settings, got 150"),
+    ("pruning", "growth", "PART: expected replay or clock, got growth"),
     ("throughput", "--settings 17", "--settings: expected a whole number"),
 ]
 
@@ -43,6 +55,36 @@ def test_scripts_run_from_any_folder_and_say_bad_flags_in_one_line(
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr.count("\n"), run.stdout) == (2, 1, "")
     assert run.stderr.startswith(f"{script}.py: unrecognized arguments: --unknown")
+
+
+def test_pruning_is_replayed_as_the_search_prunes(options: Options, tmp_path: Path) -> None:
+    own = {"settings": 8, "epochs": 7, "patience": 20, "seed": 3, "pilots": 4}
+    results = pruning.train(argparse.Namespace(**options | own), train_mosi.EXPERIMENT)
+    limits = Limits(7, 20)
+    rows = table(train_mosi.main({**options, **own, "prune": True}))
+    trained = [row for row in rows if row["Status"] == "ok"]
+    replayed = pruning.replay(results, limits, RULE, 4)
+    assert replayed.epochs == sum(int(row["Epochs"]) for row in rows) < 8 * 7
+    best = min(float(row["Best Validation MAE"]) for row in trained)
+    assert replayed.best == pytest.approx(best, rel=1e-5)
+    assert pruning.replay(results, limits, (), 4).epochs == 8 * 7
+
+
+def test_pruning_is_measured_by_replay_and_by_the_clock(options: Options, tmp_path: Path) -> None:
+    flags = {"settings": 6, "epochs": 7, "pilots": 3, "orders": 5, "rule": ["5:0.5", "2:1,5:0.1"]}
+    kept = {name: options[name] for name in ("data_path", "output_path", "grid", "jobs")}
+    pruning.main(words({**kept, **flags}))
+    replay, clock = (
+        list(csv.DictReader(path.read_text().splitlines()))
+        for path in (tmp_path / "results" / f"pruning_mosi_{part}.csv" for part in pruning.PARTS)
+    )
+    assert [(row["rule"], row["orders"]) for row in replay] == [("5:0.5", "5"), ("2:1,5:0.1", "5")]
+    assert all(50 < float(row["share of epochs"].rstrip("%")) <= 100 for row in replay)
+    assert [(row["search"], row["settings"]) for row in clock] == [
+        ("in full", "6"),
+        ("--prune", "6"),
+    ]
+    assert clock[0]["share of seconds"] == "100.0%"
 
 
 def test_rows_that_are_appended_are_the_searchs_next_ones(tmp_path: Path) -> None:

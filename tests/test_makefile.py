@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 STUB = """#!/bin/sh
 echo "$@" >> "$(dirname "$0")/log"
-case "$*" in *--best_grid*) echo audio_hidden=4;; esac
+case "$*" in *--best_grid*) echo audio_hidden=4 rank=8 batch_size=16;; esac
 """
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
@@ -64,9 +64,35 @@ def test_make_paper_trains_what_is_there_and_reports_it(tmp_path: Path) -> None:
     assert best == "report.py --best_grid results/results_mosi_search_1.csv"
     assert rank == (
         f"train_mosi.py {data} --repeats 2 --signiture mosi_rank "
-        "--grid rank=1,2,4,8,16,32 audio_hidden=4"
+        "--grid rank=1,2,4,8,16,32 audio_hidden=4 batch_size=16"
     )
     assert efficiency == "benchmarks/efficiency.py --output_path results"
+    assert report == "report.py results --model_path models --output_path results"
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("mosi", "--grid audio_hidden=4 rank=8 batch_size=16"),
+        ("pom", "--hyperparams"),
+        ("iemocap", "--hyperparams"),
+    ],
+)
+def test_make_ablation_trains_every_combination_of_modalities_once(
+    name: str, given: str, tmp_path: Path
+) -> None:
+    ran = commands(tmp_path, "ablation", f"NAME={name}", "SEEDS=2", "FLAGS=--run_id 7")
+    *_, report = ran
+    trained = [line for line in ran if f"{name}_ablation" in line]
+    emotion = " --emotion all" if name == "iemocap" else ""
+    command = f"train_{name}.py --data_path data --repeats 2{emotion} --run_id 7 --signiture"
+    seen = set()
+    for line in trained:
+        signature, _, rest = line.removeprefix(f"{command} {name}_ablation").partition(f" {given}")
+        assert signature == rest.replace(" --without ", "_").replace("_", "_without_", 1)
+        seen.add(signature)
+    assert len(trained) == len(seen) == 7
+    assert len(ran) == 7 + (3 if name == "mosi" else 1)  # a search, its best setting, the report
     assert report == "report.py results --model_path models --output_path results"
 
 

@@ -111,7 +111,7 @@ def test_settings_behind_the_pilots_stop_and_others_are_trained_as_ever(
     output = capsys.readouterr().out
     check_rule(found, rows(train_mosi.main(full(pruned))), pruned)
     count = sum(row["Status"] == "pruned" for row in found.values())
-    assert f"pruned: {count} of 12 trainings; about " in output
+    assert f"pruned: {count} of 12 trainings, which saved about " in output
     before, after = output.split("the other 8 settings stop at a best validation loss above ")
     assert before.count("Test MAE") == PILOTS
     assert "pilots: the first 4 settings are trained to their end" in before
@@ -190,18 +190,29 @@ def test_a_run_without_pruning_is_not_continued_with_it(pruned: Options) -> None
         train_mosi.main({**pruned, "run_id": "full"})
 
 
-@pytest.mark.parametrize("left", [[], [1.0]])
-def test_what_a_finished_pilot_reached_may_not_be_lost(left: list[float], pruned: Options) -> None:
+@pytest.mark.parametrize(
+    ("pilot", "reason"),
+    [
+        (None, "expected what the pilot {} reached, got none; bring that file back"),
+        ({"epochs": 12, "best_losses": [1.0]}, "expected what the pilot {} reached, got none"),
+        ({"epochs": 12, "best_losses": [1.0, "low"]}, "expected what a train script writes"),
+        ({"epochs": 12, "best_losses": [math.nan, 1.0]}, "expected what a train script writes"),
+        ([12, 1.0, 1.0], "expected what a train script writes"),
+    ],
+)
+def test_what_a_finished_pilot_reached_may_not_be_lost(
+    pilot: object, reason: str, pruned: Options
+) -> None:
     path = train_mosi.main({**pruned, "settings": 2})
     stored = json.loads(path.with_suffix(".json").read_text())
     described = list(stored["pilots"])[1]
-    if left:
-        stored["pilots"][described]["best_losses"] = left
-    else:
+    stored["pilots"][described] = pilot
+    if not pilot:
         del stored["pilots"][described]
     path.with_suffix(".json").write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=f"expected what the pilot {described} reached, got none"):
+    with pytest.raises(InputError) as caught:
         train_mosi.main(pruned)
+    assert f"{path.with_suffix('.json')}: {reason.format(described)}" in str(caught.value)
 
 
 def test_where_there_are_no_others_than_pilots_a_line_says_so(

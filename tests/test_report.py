@@ -121,9 +121,47 @@ def test_best_grid_is_the_best_setting_as_the_grid_flag_takes_it(
     path = write_results(tmp_path / "results_mosi_1.csv", "mosi", rows)
     report.main(["--best_grid", str(path)])
     words = capsys.readouterr().out.split()
-    chosen = narrow(GRID, ["rank=1,32", *words])
-    assert chosen.pop("rank") == [1, 32]
-    assert chosen == {name: [value] for name, value in SETTING._asdict().items() if name != "rank"}
+    best = SETTING._replace(rank=8)
+    assert narrow(GRID, words) == {name: [value] for name, value in best._asdict().items()}
+
+
+def test_runs_without_a_modality_stand_beside_those_of_the_same_settings(tmp_path: Path) -> None:
+    rows = {}
+    for name, without in {"a": [], "b": ["video"], "c": ["audio", "text"]}.items():
+        rows[name] = make_rows("mosi", [SETTING], 3 + len(without))
+        path = tmp_path / f"results_{name}.csv"
+        write_results(path, "mosi", rows[name], without=without)
+    write_results(tmp_path / "results_search.csv", "mosi", make_rows("mosi", ranks(1, 4), 1))
+    report.main([str(tmp_path), "--output_path", str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    for kept, name, seeds in (("audio, video, text", "a", 3), ("audio, text", "b", 4)):
+        label = f"**{kept}**: {name}, the best of 1 setting by validation, n = {seeds}"
+        errors = [float(row["Test MAE"]) for row in rows[name]]
+        assert cells(text, label)[0] == mean_and_spread(errors, 1, 3)
+    assert text.index("**audio, text**: b") < text.index("**video**: c")
+    assert "**audio, video, text**: search" not in text  # of other settings
+    for name in "bc":
+        assert f"**LMF, here**: {name}" not in text  # the paper's table has all three
+    assert "- **b**, without video: settings 1" in text
+    assert "- **c**, without audio and text: settings 1" in text
+
+
+def test_runs_without_a_modality_make_a_report_alone(tmp_path: Path) -> None:
+    rows = make_rows("pom", [SETTING], 1)
+    diverge("pom", rows[0])
+    write_results(tmp_path / "results_pom.csv", "pom", rows, without=["text"])
+    report.main([str(tmp_path), "--output_path", str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    assert cells(text, "audio, video: pom (all diverged)") == ["–", "–", "–"]
+    assert "Table 2" not in text
+
+
+@pytest.mark.parametrize("without", ["text", ["words"], [["text"]], ["audio", "video", "text"]])
+def test_what_a_run_can_not_be_without_is_refused(without: list[str], tmp_path: Path) -> None:
+    rows = make_rows("mosi", [SETTING], 1)
+    path = write_results(tmp_path / "results_mosi_1.csv", "mosi", rows, without=without)
+    with pytest.raises(InputError, match="got another without, or none"):
+        read(path)
 
 
 def test_figures_are_drawn_for_hundreds_of_settings(tmp_path: Path) -> None:

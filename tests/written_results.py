@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def write_results(
     emotion: str | None = None,
     data_file: Path = Path("data/none.pkl"),
     sha256: str = "0" * 64,
+    without: Sequence[str] = (),
 ) -> Path:
     with path.open("w", newline="") as file:
         header = EXPERIMENTS[name].columns.all()
@@ -57,7 +59,10 @@ def write_results(
         "data_set": name,
         "emotion": emotion,
         "data_file": str(data_file),
-        "fixed": {"data sha256": sha256, "epochs": 5, "patience": 3},
+        "fixed": {
+            **{"data sha256": sha256, "epochs": 5, "patience": 3},
+            **({"without": without} if without else {}),
+        },
         "versions": {},
         "command": [],
         "started": "",

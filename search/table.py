@@ -92,23 +92,21 @@ def read_header(path: Path, columns: Columns) -> list[str]:
 def read_table(
     path: Path, header: Sequence[str], columns: Columns, kept: Sequence[str] = ()
 ) -> Table:
-    """Returns a CSV's rows; a last line without an end is left out.
+    """Returns a CSV's rows, each value checked; a last line without an end is left out.
 
     Args:
         path: The CSV.
         header: Its columns.
-        columns: The data set's; each value in them is checked.
-        kept: Which scores the table is to have, or Epochs: all scores if none is named.
+        columns: The data set's.
+        kept: Which scores the table is to have, or also "Epochs": all scores if none is named.
 
     Raises:
         InputError: A line is not understood, or contradicts another; it is named.
     """
     scores = columns.scores()
     kept_places = list(map([*scores, "Epochs"].index, kept or scores))
-    required = (columns.valid_loss, columns.headline)  # others may be NaN, which pandas leaves out
-    setting_of, run_of, scores_of = (
-        itemgetter(*map(header.index, names)) for names in (Setting._fields, RUN_COLUMNS, scores)
-    )
+    names = (Setting._fields, RUN_COLUMNS, scores)
+    setting_of, run_of, scores_of = (itemgetter(*map(header.index, group)) for group in names)
     codes = [_Codes(name) for name in Setting._fields]
     places, seeds, values, pruned = array("i"), array("q"), array("d"), array("b")
     for line, fields in _numbered_rows(path):
@@ -118,24 +116,22 @@ def read_table(
             places.extend(map(dict.__getitem__, codes, setting_of(fields)))
             seed, status, *numbers = map(str.strip, run_of(fields))
             seeds.append(_parse_whole("Seed", seed, 0, 2**63 - 1))
-            parsed = _parse_scores(status, scores, required, scores_of(fields))
-            parsed.append(_check_run(int(STATUSES[status]), *numbers))
-            values.extend(parsed[place] for place in kept_places)
+            parsed = _parse_scores(status, columns, scores_of(fields))
+            parsed.append(_parse_epochs(int(STATUSES[status]), *numbers))
+            values.extend(map(parsed.__getitem__, kept_places))
             pruned.append(status == "pruned")
         except ValueError as error:
             raise InputError(
                 f"{path}, line {line}: expected a row of {len(header)} values as the train "
-                f"scripts write them, got {','.join(fields)[:60]!r} ({error}); mend or remove the "
-                "line"
+                f"scripts write them, got {','.join(fields)[:60]!r} ({error}); mend or remove it"
             ) from None
-    table = Table(
-        [list(column.known) for column in codes],
+    rows = (
         np.array(places).reshape(-1, len(codes)).T,
         np.array(seeds),
         np.array(values).reshape(-1, len(kept_places)).T,
         np.array(pruned, dtype=bool),
     )
-    table = _without_repetitions(path, table)
+    table = _without_repetitions(path, Table([list(column.known) for column in codes], *rows))
     table.scores[0, table.pruned] = math.nan
     return table
 
@@ -183,29 +179,26 @@ def _parse_whole(column: str, text: str, least: int, most: int) -> int:
     raise ValueError(f"{column}: expected a whole number from {least} to {most}, got {text[:40]!r}")
 
 
-def _check_run(least: int, best_epoch: str, epochs: str, seconds: str) -> int:
-    """Returns how many epochs were trained, if that and the rest can be."""
-    most = _parse_whole("Epochs", epochs, least, MOST_EPOCHS)
-    _parse_whole("Best Epoch", best_epoch, least, most)
+def _parse_epochs(least: int, best_epoch: str, epochs: str, seconds: str) -> int:
+    """Returns how many epochs there were, once the numbers beside it make sense."""
+    count = _parse_whole("Epochs", epochs, least, MOST_EPOCHS)
+    _parse_whole("Best Epoch", best_epoch, least, count)
     if not 0 <= _parse_score("Seconds", seconds) < math.inf:
         raise ValueError(f"Seconds: expected a number from 0, got {seconds[:40]!r}")
-    return most
+    return count
 
 
-def _parse_scores(
-    status: str, columns: Sequence[str], required: Sequence[str], texts: Sequence[str]
-) -> list[float]:
+def _parse_scores(status: str, columns: Columns, texts: Sequence[str]) -> list[float]:
     """Returns a row's scores, the validation loss first."""
     if status not in STATUSES:
         raise ValueError(f"Status: {status[:40]!r} is none of {', '.join(STATUSES)}")
-    has_loss = STATUSES[status]
-    needed = required if status == "ok" else required[:has_loss]
-    scores = [
-        _parse_score(column, text if column in needed else text or "nan")
-        for column, text in zip(columns, texts, strict=True)
+    required = (columns.valid_loss, columns.headline) if status == "ok" else ()
+    scores = [  # pandas writes nothing for NaN
+        _parse_score(column, text if column in required else text or "nan")
+        for column, text in zip(columns.scores(), texts, strict=True)
     ]
-    if math.isfinite(scores[0]) != has_loss:
-        raise ValueError(f"Status {status} and {columns[0]} don't fit")
+    if math.isfinite(scores[0]) != STATUSES[status]:
+        raise ValueError(f"Status {status} and {columns.valid_loss} don't fit")
     return scores
 
 

@@ -8,19 +8,18 @@ Shapes use: B batch, T time steps, D features of one modality, R rank, O outputs
 
 from __future__ import annotations
 
-import os
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MODALITIES = ("audio", "video", "text")
+from data.checkpoints import check_alike, check_whole, read_checkpoint, without_waiting
+
+MODALITIES: tuple[str, ...] = ("audio", "video", "text")
 
 
 def low_rank_fusion(
@@ -181,9 +180,8 @@ class LMF(nn.Module):
                 stacklevel=2,
             )
         self.use_softmax = use_softmax
-        sizes = zip(MODALITIES, input_dims, strict=True)
-        self.input_dims = {name: size for name, size in sizes if size}
-        self.modalities = list(self.input_dims)
+        self.input_dims: dict[str, int] = dict(zip(MODALITIES, input_dims, strict=True))
+        self.modalities = [name for name, size in self.input_dims.items() if size]
         if not self.modalities:
             raise ValueError(f"LMF expects a modality with features, got {tuple(input_dims)}")
 
@@ -232,8 +230,7 @@ class LMF(nn.Module):
     ) -> np.ndarray:
         """Returns what `forward` does in eval mode, of arrays or tensors on any device, as numpy.
 
-        NaN and infinite features count as 0, as in the data that the loaders return. What the model
-        was trained without is not looked at.
+        NaN and infinite features count as 0, as when loaded. What the model leaves out is ignored.
 
         Shape:
             audio (B, audio_in); video (B, video_in); text (B, T, text_in), of any T.
@@ -242,25 +239,20 @@ class LMF(nn.Module):
         Raises:
             ValueError: The inputs have other shapes.
         """
-        given: dict[str, np.ndarray | Tensor | None] = {
-            "audio": audio,
-            "video": video,
-            "text": text,
-        }
-        inputs: dict[str, Tensor | None] = dict.fromkeys(MODALITIES)
-        for name in self.modalities:
-            x = given[name]
-            tensor = torch.as_tensor(x if isinstance(x, Tensor) else np.array(x, float))
-            inputs[name] = tensor.to(self.fusion_bias).nan_to_num(0.0, 0.0, 0.0)
-        shapes = {name: tuple(x.shape) for name, x in inputs.items() if x is not None}
-        _check_inputs(shapes, self.input_dims)
+        given = dict(zip(MODALITIES, (audio, video, text), strict=True))
+        inputs = {name: self._finite(given[name]) for name in self.modalities}
+        _check_inputs(inputs, self.input_dims)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            return self(*inputs.values()).cpu().numpy()
+            return self(*map(inputs.get, MODALITIES)).cpu().numpy()
         finally:
             for module, mode in modes:
                 module.training = mode
+
+    def _finite(self, x: np.ndarray | Tensor | None) -> Tensor:
+        x = torch.as_tensor(x if isinstance(x, Tensor) else np.array(x, float))
+        return x.to(self.fusion_bias).nan_to_num(0.0, 0.0, 0.0)
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: str | torch.device = "cpu") -> LMF:
@@ -274,13 +266,13 @@ class LMF(nn.Module):
             ValueError: The file is no such checkpoint.
         """
         try:
-            with open(path, "rb", opener=_without_waiting) as file:
+            with open(path, "rb", opener=without_waiting) as file:
                 checkpoint = read_checkpoint(file, device)
             with torch.device("meta"):  # shapes without memory, whatever the file asks for
                 model = cls(**checkpoint["config"])
             state = checkpoint["state_dict"]
             check_whole(state)
-            _check_alike(model.state_dict(), state)
+            check_alike(model.state_dict(), state)
             model.load_state_dict(state, assign=True)
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
@@ -292,40 +284,10 @@ class LMF(nn.Module):
         return model.to(device).eval()
 
 
-def read_checkpoint(file: BinaryIO, device: str | torch.device = "cpu") -> dict:
-    """Returns what an open model_*.pt file holds. It makes no more than its size, and runs nothing.
-
-    Raises:
-        ValueError: It claims to hold more. Files that are no checkpoint raise anything.
-    """
-    size = os.fstat(file.fileno()).st_size
-    if not size:
-        raise ValueError("it is empty, a pipe or a device")
-    with zipfile.ZipFile(file) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > size:
-            raise ValueError("it is compressed, which torch's files are not")
-    file.seek(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that look like none of torch's
-        return torch.load(file, map_location=device, weights_only=True)
-
-
-def check_whole(state: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless each tensor holds all of its values: shapes can claim far more."""
-    for name, value in state.items():
-        size = value.numel() * value.element_size()
-        if value.is_sparse or value.is_meta or value.untyped_storage().nbytes() < size:
-            raise ValueError(f"{name} has fewer values than its shape says")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens a file for `open`, and a pipe at once, which has nothing to be read then."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check_inputs(shapes: Mapping[str, tuple[int, ...]], input_dims: Mapping[str, int]) -> None:
-    """Raises ValueError unless each modality is as wide as a model takes it."""
-    expected = {name: ("B", *["T"][name != "text" :], size) for name, size in input_dims.items()}
+def _check_inputs(inputs: Mapping[str, Tensor], input_dims: Mapping[str, int]) -> None:
+    """Raises ValueError unless inputs are as wide as a model takes them, and of one length."""
+    expected = {name: ("B", *["T"][name != "text" :], input_dims[name]) for name in inputs}
+    shapes = {name: tuple(x.shape) for name, x in inputs.items()}
     are_right = all(
         len(shape) == len(expected[name]) and shape[-1] == input_dims[name] and all(shape)
         for name, shape in shapes.items()
@@ -336,13 +298,3 @@ def _check_inputs(shapes: Mapping[str, tuple[int, ...]], input_dims: Mapping[str
 
 def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
     return ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items())
-
-
-def _check_alike(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless two state_dicts have the same names, shapes and dtypes."""
-    ours, theirs = (
-        {name: (value.shape, value.dtype) for name, value in one.items()}
-        for one in (expected, state)
-    )
-    if ours != theirs:
-        raise ValueError("its weights are not of the sizes that it names")

@@ -68,8 +68,8 @@ def assemble(
     """Returns the data set that a pickle's contents are, as the train scripts take it.
 
     Errors and notes call the file by its path. max_len cuts or pads the text to so many steps.
-    What is in `without`, of audio, video and text, is not looked at, and has no features. One split
-    alone, if `only` names it, may lack the label.
+    What is in `without`, of audio, video and text, is not looked at, and has no features.
+    One split alone, if `only` names it, may lack the label.
 
     Raises:
         InputError: The contents are no such data.
@@ -81,13 +81,12 @@ def assemble(
         data = _member(data, emotion, path)
     splits = (only,) if only else SPLITS
     parts = {split: _member(data, split, path) for split in splits}
-    unlabelled = only is not None and "label" not in cast(dict, parts[only])
-    left_out = {*without, *(["label"] if unlabelled else [])}
-    raw: Arrays = {split: _split(path, data, split, left_out) for split in splits}
+    labelled = not only or "label" in cast(dict, parts[only])
+    raw: Arrays = {split: _split(path, data, split, without, labelled) for split in splits}
     _check(path, raw)
     name = f"{path}: {emotion}" if emotion else str(path)
     notes = list(_clean(raw))
-    if not unlabelled:
+    if labelled:
         _check_labels(path, raw, corpus)
         notes += _drop_extra(raw, corpus)
     if not only:
@@ -167,16 +166,15 @@ def _kind(value: object) -> str:
 
 
 def _split(
-    path: Path, data: object, split: str, left_out: Collection[str]
+    path: Path, data: object, split: str, without: Collection[str], labelled: bool
 ) -> dict[str, np.ndarray]:
-    """Returns a split's arrays; what is left out has no features, a label is not there then."""
-    roles = {modality: _FEATURES.get(modality, modality) for modality in MODALITIES}
-    kept = [modality for modality, role in roles.items() if role not in left_out]
+    wanted = MODALITIES if labelled else MODALITIES[:3]
+    kept = [modality for modality in wanted if _FEATURES.get(modality) not in without]
     arrays = {modality: _array(path, data, split, modality) for modality in kept}
-    count = len(arrays[kept[0]])
-    for modality in _FEATURES.keys() - set(kept):
+    count = len(arrays[kept[-1]])
+    for modality in set(wanted) - set(kept):
         arrays[modality] = np.zeros((count, 0, 0)[: _ndim(modality)], np.float32)
-    return {modality: arrays[modality] for modality in MODALITIES if modality in arrays}
+    return {modality: arrays[modality] for modality in wanted}
 
 
 def _ndim(modality: str) -> int:

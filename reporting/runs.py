@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.checkpoints import read_checkpoint
 from data.corpora import CORPORA
 from data.files import InputError, MissingFile, open_regular
-from model import MODALITIES, read_checkpoint
+from model import MODALITIES
 from search.columns import MOST_EPOCHS, Columns, printed
 from search.experiment import Experiment
 from search.provenance import read_provenance

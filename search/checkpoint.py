@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from data.checkpoints import check_whole, read_checkpoint
 from data.files import InputError, MissingFile, open_regular, write_atomically
-from model import check_whole, read_checkpoint
 from search.columns import printed
 from search.provenance import Provenance, conditions
 from training.result import Result

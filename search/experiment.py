@@ -25,13 +25,19 @@ class Experiment(NamedTuple):
     outputs: tuple[str, ...] = ()  # what the model's outputs are called, if there are several
     classes: bool = False  # whether they are logits; then labels are one-hot, or class numbers
 
-    def task_of(self, data: Data) -> Task:
+    def task_of(self, data: Data, output_dim: int | None = None) -> Task:
         """Returns the task.
 
         Raises:
-            InputError: The labels have other columns than the model would have outputs.
+            InputError: The labels have other columns than the model would have outputs, or it
+                would have others than asked for.
         """
         task, columns = self.task(data), data.train.label.shape[1]
+        if output_dim not in (None, task.output_dim):
+            raise InputError(
+                f"--output_dim: expected {task.output_dim}, the outputs for {self.name}'s labels, "
+                f"got {output_dim}; other labels take a script of your own: docs/own-data.md"
+            )
         if not self.classes and columns != task.output_dim:
             raise InputError(
                 f"train_{self.name}.py: expected labels with a column for each of its "

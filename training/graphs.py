@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+CAPTURED_ON = "cuda"  # the kind of device
 SWITCH = "LMF_CUDA_GRAPHS"  # the environment's; 0: steps are not captured
 
 
@@ -28,7 +29,7 @@ class Graphs:
             batch_sizes: Of the epoch's batches.
         """
         self.position.zero_()
-        if self.device.type != "cuda" or os.environ.get(SWITCH) == "0":
+        if self.device.type != CAPTURED_ON or os.environ.get(SWITCH) == "0":
             for batch_size in batch_sizes:
                 self.advance(step, batch_size)
             return

@@ -77,7 +77,7 @@ class Slots:
         for name in ("factor_learning_rate", "learning_rate", "weight_decay", "dropouts"):
             values = getattr(self, name)
             new = [getattr(setting, name) for setting in settings]
-            values[places] = torch.tensor(new, dtype=values.dtype, device=device)
+            values[places] = torch.tensor(new, dtype=values.dtype).to(device)
 
     def head(self, count: int) -> Slots:
         """Returns the first slots: views of them."""

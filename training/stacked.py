@@ -142,7 +142,7 @@ class Stack:
         self.slots.start(places, rows, [setting for _, (setting, _) in joining])
 
     def _places(self, slots: Sequence[int]) -> Tensor:
-        return torch.tensor(slots, dtype=torch.long, device=self.device)
+        return torch.tensor(slots, dtype=torch.long).to(self.device)
 
     def _start_epoch(self) -> None:
         """Trains all members for one epoch; on a GPU that goes on after it returns."""
@@ -171,7 +171,7 @@ class Stack:
         drawn = [member.draws(len(self.data.train)) for _, member in active]
         orders, keys = zip(*drawn, strict=True)
         self.slots.order[places] = torch.stack(orders).to(self.device)
-        self.slots.keys[places] = torch.tensor(keys, device=self.device)
+        self.slots.keys[places] = torch.tensor(keys).to(self.device)
 
     @torch.no_grad()
     def _step(self, positions: Tensor) -> None:

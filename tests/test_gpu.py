@@ -1,0 +1,291 @@
+"""The way of a GPU: on a pretend one anywhere; on a real one with `make gpu`."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Options
+from pretend_gpu import CUDA, NAME, SETUP, Mode, set_up
+from test_stacked import (
+    EXPERIMENTS,
+    LIMITS,
+    PLAIN,
+    Work,
+    check_equals_fit,
+    check_identical,
+    close_losses,
+    drawn,
+    make_stack,
+    make_work,
+    stacked,
+)
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import train_mosi
+from training import graphs
+from training.memory import bytes_per_member
+from training.parameters import Sizes, sizes
+from training.result import Data, Limits
+from training.setting import Setting
+from training.stacked import Job, Stack
+from training.words import Words
+from utils import Split
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a pretend GPU of that name, on which steps are captured."""
+    if not hasattr(backend_registration, SETUP):
+        pytest.skip("this torch can't have a device in Python")
+    set_up()
+    monkeypatch.setattr(graphs, "CAPTURED_ON", NAME)
+    for name, value in CUDA.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+def train(work: Work, slots: int) -> None:
+    """Trains on the pretend GPU, and holds the results against `fit` on the CPU."""
+    jobs, limits = drawn(6, PLAIN), Limits(6, 2)
+    with Mode():
+        data = work.data.to(NAME)
+        words = Words(data.train.text), Words(data.valid.text)
+        stack = Stack(sizes(PLAIN), slots, data, words, work.task, limits, on_gpu=True)
+        found = list(stack.train(iter(jobs)))
+    assert len({result.epochs for result in found}) > 1  # so that slots are given up
+    check_equals_fit({(result.setting, result.seed): result for result in found}, work, limits)
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_captured_steps_that_are_replayed_train_as_fit_does(name: str) -> None:
+    train(make_work(name, train=23), slots=4)
+
+
+FAULTS = {  # what a step might do to its masks, and what the pretend GPU says of it
+    "mixes devices": lambda mask: mask * torch.ones(mask.shape),
+    "waits for the GPU": lambda mask: mask * float(mask.max() > 0),
+    "gives to it": lambda mask: mask.cpu().to(mask.device),
+    "takes from the host": lambda mask: mask * torch.tensor(1.0),
+}
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_step_that_cuda_would_not_capture_is_found(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = Stack._masks
+
+    def faulty(stack: Stack, positions: Tensor) -> list[Tensor]:
+        return [FAULTS[said](mask) for mask in masks(stack, positions)]
+
+    monkeypatch.setattr(Stack, "_masks", faulty)
+    with pytest.raises(RuntimeError, match=said):
+        train(make_work(), slots=2)
+
+
+class Memory(TorchDispatchMode):
+    """Counts the bytes that operations take, at most at a time, beside those there before."""
+
+    def __init__(self, before: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.before = {tensor.untyped_storage()._cdata for tensor in before}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.before:
+                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.most = max(self.most, self.taken())
+        return result
+
+    def taken(self) -> int:
+        self.alive = {key: one for key, one in self.alive.items() if not one[0].expired()}
+        return sum(size for _, size in self.alive.values())
+
+
+@pytest.mark.parametrize("text", [64, 128, 256])
+@pytest.mark.parametrize("batch_size", [4, 16, 64, 128])
+def test_members_need_four_fifths_of_the_memory_that_they_are_given(
+    batch_size: int, text: int
+) -> None:
+    def split(examples: int) -> Split:
+        shapes = (examples, 74), (examples, 47), (examples, 20, 300), (examples, 1)
+        return Split(*(torch.empty(shape, device="meta") for shape in shapes))  # no values
+
+    work = make_work()
+    words = Words(work.data.train.text), Words(work.data.valid.text)
+    data = Data(split(1284), split(229), split(686))
+    for each, part in zip(words, data, strict=False):
+        each.vectors = torch.empty(4000, 304, device="meta")
+        each.ids = torch.empty(len(part), 20, dtype=torch.long, device="meta")
+        each.padding = torch.empty(len(part), device="meta")
+    size, count = Sizes(batch_size, 16, 16, text, 16), 8
+    stack = Stack(size, count, data, words, work.task, LIMITS, on_gpu=True)
+    assert stack.graphs
+    rows = list(stack.all_slots.tensors())
+    others = [stack.audio, stack.visual, *data.train[:], stack.graphs.position]
+    others += [tensor for each in words for tensor in (each.vectors, each.ids)]
+    needed = sum(row.nbytes for row in rows)
+    steps, valid = (Memory([*rows, *others]) for _ in range(2))
+    with steps:  # what their graph keeps; a last, smaller batch shares it
+        stack.graphs.advance(stack._step, batch_size)
+    assert not steps.taken()
+    with valid:
+        stack._valid_loss()
+    needed += steps.most + valid.most
+    assert 0.6 < needed / count / bytes_per_member(size, data) < 0.8
+
+
+def test_settings_that_fit_no_memory_together_are_trained_fewer_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, counts = Stack._start_epoch, []
+
+    def of_little_memory(stack: Stack) -> None:
+        counts.append(len(stack.members))
+        if len(stack.members) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        start(stack)
+
+    monkeypatch.setattr(Stack, "_start_epoch", of_little_memory)
+    work = make_work()
+    check_equals_fit(stacked(drawn(7, PLAIN), work, slots=5), work)
+    assert counts[:2] == [5, 2]
+
+
+def test_a_stack_that_is_done_leaves_no_memory_in_use() -> None:
+    work = make_work()
+    stack = make_stack(sizes(PLAIN), 2, work, Limits(1, 1), on_gpu=True)
+    list(stack.train(iter(drawn(2, PLAIN))))
+    known = weakref.ref(stack)
+    gc.disable()  # CUDA's memory waits for no collection of cycles
+    try:
+        del stack
+        assert known() is None
+    finally:
+        gc.enable()
+
+
+# What follows needs a GPU.
+
+
+@pytest.fixture
+def cuda() -> str:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return "cuda:0"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("text_hidden", [40, 256])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_gpu_trains_each_setting_as_fit_does_on_the_cpu(
+    name: str, text_hidden: int, cuda: str
+) -> None:
+    work = make_work(name)
+    jobs = drawn(11, PLAIN._replace(text_hidden=text_hidden))
+    on_gpu = Work(work.data.to(cuda), work.task)
+    for slots in (8, 3):  # settings wait, and stacks shrink, so that steps are captured again
+        results = stacked(jobs, on_gpu, slots)
+        assert len({result.epochs for result in results.values()}) > 1
+        check_equals_fit(results, work)
+
+
+@pytest.mark.gpu
+def test_training_again_changes_no_digit_nor_do_graphs(
+    cuda: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, jobs = make_work(), drawn(6, PLAIN)
+    on_gpu = Work(work.data.to(cuda), work.task)
+    first = stacked(jobs, on_gpu, 4)
+    for graphs_wanted in ("1", "0"):
+        monkeypatch.setenv(graphs.SWITCH, graphs_wanted)
+        for job, result in stacked(jobs, on_gpu, 4).items():
+            check_identical(result, first[job])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stack", [None, 1])
+def test_the_script_writes_the_rows_of_the_cpu(
+    stack: int | None, cuda: str, options: Options, tmp_path: Path
+) -> None:
+    del cuda
+
+    def rows(name: str, **more: object) -> list[dict[str, str]]:
+        folder = tmp_path / name
+        path = train_mosi.main({**options, "output_path": folder, "stack": stack, **more})
+        with path.open(newline="") as file:
+            found = list(csv.DictReader(file))
+        return sorted(({**row, "Seconds": ""} for row in found), key=lambda row: list(row.values()))
+
+    first = rows("first", cuda=True)
+    assert rows("again", cuda=True) == first
+    for ours, expected in zip(first, rows("cpu"), strict=True):
+        for column, text in expected.items():
+            try:
+                assert float(ours[column]) == pytest.approx(float(text), rel=1e-3, abs=1e-3)
+            except ValueError:
+                assert ours[column] == text
+
+
+def real_work(base: Setting, count: int, device: str) -> tuple[Work, list[Job]]:
+    """Returns random data of MOSI's sizes on a device, and settings that fill a stack."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(examples: int) -> Split:
+        shapes = (examples, 74), (examples, 47), (examples, 20, 300), (examples, 1)
+        return Split(*(torch.randn(shape, generator=generator) for shape in shapes))
+
+    data = Data(split(1284), split(229), split(686))
+    return Work(data.to(device), EXPERIMENTS["mosi"].task(data)), drawn(count, base)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("batch_size", "text", "count"), [(4, 64, 256), (128, 256, 64)])
+def test_memory_is_what_was_estimated_and_is_given_back(
+    batch_size: int, text: int, count: int, cuda: str
+) -> None:
+    base = PLAIN._replace(batch_size=batch_size, text_hidden=text)
+    work, jobs = real_work(base, count, cuda)
+    torch.cuda.empty_cache()
+    before, most = torch.cuda.memory_reserved(), []
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        stacked(jobs, work, count, limits=Limits(3, 3))
+        most.append(torch.cuda.max_memory_reserved() - before)
+    estimate = count * bytes_per_member(sizes(base), work.data)
+    print(f"{count} members: {most[0] / 1e9:.2f} GB, {estimate / 1e9:.2f} were estimated")
+    assert most[0] < estimate + 2**28  # cuBLAS and cuDNN have their own, whatever the number
+    assert most[1] < most[0] + 2**28
+
+
+@pytest.mark.gpu
+def test_too_little_memory_makes_stacks_smaller(cuda: str) -> None:
+    base = PLAIN._replace(batch_size=64, text_hidden=128)
+    work, jobs = real_work(base, 32, cuda)
+    expected = stacked(jobs, work, 32, limits=Limits(3, 3))
+    torch.cuda.empty_cache()
+    bound = torch.cuda.memory_reserved() + 12 * bytes_per_member(sizes(base), work.data)
+    torch.cuda.set_per_process_memory_fraction(bound / torch.cuda.mem_get_info()[1])
+    try:
+        for job, result in stacked(jobs, work, 32, limits=Limits(3, 3)).items():
+            close_losses(torch.tensor(result.history), torch.tensor(expected[job].history))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -83,9 +82,7 @@ def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(
 ) -> None:
     with Running(options, {"TMPDIR": str(folder)}) as running:
         running.train(1)
-        began = time.monotonic()
         running.ended(signal.SIGINT)
-        assert time.monotonic() - began < 5
     assert not list(folder.iterdir())
     path = tmp_path / "results" / "results_mosi_1.csv"
     names = {path.name, "results_mosi_1.json", "model_mosi_1.pt"}

@@ -87,8 +87,8 @@ def test_a_step_that_cuda_would_not_capture_is_found(
 ) -> None:
     masks = Stack._masks
 
-    def faulty(stack: Stack, positions: Tensor) -> list[Tensor]:
-        return [FAULTS[said](mask) for mask in masks(stack, positions)]
+    def faulty(stack: Stack, positions: Tensor) -> dict[str, Tensor]:
+        return {name: FAULTS[said](mask) for name, mask in masks(stack, positions).items()}
 
     monkeypatch.setattr(Stack, "_masks", faulty)
     with pytest.raises(RuntimeError, match=said):
@@ -140,7 +140,7 @@ def test_members_need_four_fifths_of_the_memory_that_they_are_given(
     stack = Stack(size, count, data, words, work.task, LIMITS, on_gpu=True)
     assert stack.graphs
     rows = list(stack.all_slots.tensors())
-    others = [stack.audio, stack.visual, *data.train[:], stack.graphs.position]
+    others = [*stack.features.values(), *data.train[:], stack.graphs.position]
     others += [tensor for each in words for tensor in (each.vectors, each.ids)]
     needed = sum(row.nbytes for row in rows)
     steps, valid = (Memory([*rows, *others]) for _ in range(2))

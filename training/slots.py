@@ -67,7 +67,11 @@ class Slots:
         )
 
     def start(self, places: Tensor, rows: Tensor, settings: Sequence[Setting]) -> None:
-        """Makes these slots (n,) those of settings that begin with weights (n, P)."""
+        """Makes these slots (n,) those of settings that begin with weights (n, P).
+
+        Raises:
+            OverflowError: A setting has a number that float32 can't hold.
+        """
         device = places.device
         for value in self.tensors():
             value[places] = 0
@@ -77,7 +81,10 @@ class Slots:
         for name in ("factor_learning_rate", "learning_rate", "weight_decay", "dropouts"):
             values = getattr(self, name)
             new = [getattr(setting, name) for setting in settings]
-            values[places] = torch.tensor(new, dtype=values.dtype).to(device)
+            numbers = torch.tensor(new, dtype=values.dtype)
+            if not numbers.isfinite().all():
+                raise OverflowError(f"{name}: overflow in {values.dtype}")
+            values[places] = numbers.to(device)
 
     def head(self, count: int) -> Slots:
         """Returns the first slots: views of them."""

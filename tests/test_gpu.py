@@ -42,13 +42,15 @@ from training.stacked import Job, Stack
 from training.words import Words
 from utils import Split
 
+if hasattr(backend_registration, SETUP):  # before any test: autograd counts devices only once
+    set_up()
+
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a pretend GPU of that name, on which steps are captured."""
     if not hasattr(backend_registration, SETUP):
         pytest.skip("this torch can't have a device in Python")
-    set_up()
     monkeypatch.setattr(graphs, "CAPTURED_ON", NAME)
     for name, value in CUDA.items():
         monkeypatch.setattr(torch.cuda, name, value)

@@ -72,7 +72,8 @@ class Drivers:
         self.process.communicate(timeout=SECONDS)
         self.errors.seek(0)
         with self.errors as errors:
-            assert errors.read() == b""
+            said = [line for line in errors if not line.startswith(b"compiling the fast path")]
+            assert said == []  # where it was compiled before, nothing is said of that
         assert list(self.temporary.rglob("*")) == []
 
 

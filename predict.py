@@ -22,7 +22,7 @@ import torch
 
 from data.assembly import Assembled, assemble
 from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS, UNKNOWN
-from data.files import InputError, make_folder, open_regular, printable, write_atomically
+from data.files import InputError, make_folder, opened_unchanged, printable, write_atomically
 from data.formats import read
 from data.layouts import ROLE_NAMES, Found
 from model import LMF
@@ -84,14 +84,12 @@ def read_trained(path: Path) -> Trained:
     Raises:
         InputError: There is no such file, or it is no such model.
     """
-    open_regular(
-        path, "no such model; train one first, for example: python train_mosi.py --settings 10"
-    ).close()
-    try:
-        model = LMF.load(path)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    saved = read_model(path)
+    missing = "no such model; train one first, for example: python train_mosi.py --settings 10"
+    with opened_unchanged(path, missing):  # two look into it
+        try:
+            model, saved = LMF.load(path), read_model(path)
+        except ValueError as error:
+            raise InputError(str(error)) from None
     assert saved
     folders = (ROOT / "examples", ROOT)
     scripts = {file.stem: file for folder in folders for file in folder.glob("train_*.py")}

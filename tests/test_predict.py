@@ -202,6 +202,24 @@ def test_what_is_not_finite_is_counted(
     assert all(np.isfinite(float(row["prediction"])) for row in rows)
 
 
+def test_a_model_that_is_replaced_while_it_is_read_is_refused(
+    ready: Callable[[str], Ready], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model, _ = ready("mosi")
+    path, load = tmp_path / "model.pt", LMF.load
+    path.write_bytes(model.read_bytes())
+
+    def load_and_replace(path: Path) -> LMF:
+        loaded = load(path)
+        path.rename(path.with_suffix(".old"))
+        path.write_bytes(model.read_bytes())
+        return loaded
+
+    monkeypatch.setattr(LMF, "load", load_and_replace)
+    with pytest.raises(InputError, match=r"model\.pt: changed while it was read"):
+        run(path, folder, tmp_path)
+
+
 MODELS: dict[str, tuple[Callable[[dict], object] | None, str]] = {
     "no such model; train one first": (None, "missing.pt"),
     "expected the model of a script that is here, got train_x.py's": (

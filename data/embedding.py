@@ -69,9 +69,9 @@ def _vectors(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
     wanted = {word.encode(errors="replace"): word for word in words}
     with opened_unchanged(path) as file:
         for line in file:
-            word, *numbers = line.split()
-            if word in wanted:
+            parts = line.split(maxsplit=1)
+            if len(parts) == 2 and parts[0] in wanted:
                 try:
-                    yield wanted[word], np.array(numbers, np.float32)
+                    yield wanted[parts[0]], np.array(parts[1].split(), np.float32)
                 except ValueError:
                     continue  # a word with spaces in it

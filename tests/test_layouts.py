@@ -106,7 +106,7 @@ def test_words_get_their_vectors_from_an_embedding(
     ids = np.arange(STEPS)
     text = (lambda words: (ids, tokens(words))) if beside_numbers else (lambda w: (tokens(w),))
     dumped(examples(splits, text))(source)
-    (tmp_path / "glove.txt").write_text("good 1 2\nfilm 3 4\nBad 9 9\n. . 5 6\nso 7 8 9\n")
+    (tmp_path / "glove.txt").write_text("good 1 2\n\nfilm 3 4\nBad 9 9\n. . 5 6\nso 7 8 9\n")
     run("inspect", source)
     assert "got words; give their vectors, as convert's --embedding" in capsys.readouterr().out
     with pytest.raises(InputError, match="got words; give their vectors"):

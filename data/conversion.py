@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.assembly import Arrays, assemble_all, ids_of, padded_in_front
+from data.assembly import Arrays, Assembled, assemble_all, ids_of, padded_in_front
 from data.checks import refuse_token_numbers
 from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
 from data.embedding import with_vectors, words_of
@@ -48,7 +48,7 @@ def convert(found: Found, corpus: Corpus, choices: Choices) -> tuple[object, Not
     """
     if found.layout not in LAYOUTS:
         raise InputError(f"{found.path}: {lacking(found)}")
-    if is_usable(found, corpus):
+    if as_it_is(found, corpus):
         raise InputError(
             f"{found.path}: expected another layout, got one that train_{corpus.name}.py takes"
         )
@@ -86,12 +86,12 @@ def convert(found: Found, corpus: Corpus, choices: Choices) -> tuple[object, Not
     return data, notes
 
 
-def is_usable(found: Found, corpus: Corpus) -> bool:
-    """Returns whether a train script takes a file's contents as they are."""
+def as_it_is(found: Found, corpus: Corpus) -> Assembled | None:
+    """Returns what a train script makes of a file's contents as they are, None if nothing."""
     try:
-        return is_native(found) and bool(assemble_all(found.path, found.data, corpus))
+        return assemble_all(found.path, found.data, corpus) if is_native(found) else None
     except InputError:
-        return False
+        return None
 
 
 def _in_names_of(found: Found, error: str) -> str:

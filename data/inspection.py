@@ -12,7 +12,7 @@ import numpy as np
 
 from data.assembly import Assembled, assemble_all
 from data.checks import are_class_numbers, label_notes
-from data.conversion import Choices, convert, is_usable, labels_of
+from data.conversion import Choices, as_it_is, convert, labels_of
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
 from data.formats import read_open
@@ -97,8 +97,8 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
     if found.layout not in LAYOUTS:
         return False, _SEQUENCE if found.layout == "sequence" else lacking(found)
     corpus = corpus_of(found)
-    if is_usable(found, corpus):
-        notes += assemble_all(found.path, found.data, corpus).notes
+    if assembled := as_it_is(found, corpus):
+        notes += assembled.notes
         train = f"python train_{corpus.name}.py --data_path {quoted(found.path.parent)}"
         if found.emotions[0] != (corpus.emotions or ("",))[0]:
             train += f" --emotion {found.emotions[0]}"

@@ -78,7 +78,8 @@ class Stack:
                 self.valid_text = TextOnCpu(valid_words, self.parameters, len(data.valid), 1)
         chunks = order.split(VALID_CHUNK if self.on_gpu else len(order))
         self.features = _features(data.train)
-        self.valid_parts = [(index, Split(*data.valid[index])) for index in chunks]
+        valid = ((index, Split(*data.valid[index])) for index in chunks)
+        self.valid_parts = [(index, _features(part), part.label) for index, part in valid]
         self.batches = batches(torch.arange(len(data.train)), size.batch_size)
         self._use(slots)
 
@@ -228,14 +229,13 @@ class Stack:
         """Returns the members' summed losses on the valid split, (K,)."""
         count = len(self.members)
         total = torch.zeros(count, device=self.device)
-        for index, part in self.valid_parts:
-            features = _features(part).items()
-            inputs = {modality: x.unsqueeze(1).expand(-1, count, -1) for modality, x in features}
+        for index, features, label in self.valid_parts:
+            inputs = {name: x.unsqueeze(1).expand(-1, count, -1) for name, x in features.items()}
             if self.valid_text:
                 rows = index.expand(count, -1)
                 inputs["text"] = self.valid_text.forward(rows, self.slots.weights)
             output = self.forward(inputs, None)
-            total += self.task.loss(output, part.label.expand(count, -1, -1)).sum(-1)
+            total += self.task.loss(output, label.expand(count, -1, -1)).sum(-1)
         return total
 
     def _keep_best(self, improved: Sequence[int]) -> None:

@@ -112,8 +112,8 @@ def clock(options: argparse.Namespace, experiment: Experiment) -> Iterator[list[
     shared = {name: getattr(options, name) for name in names}
     base = 0.0
     for name, own in (("in full", {}), ("--prune", {"prune": True, "pilots": options.pilots})):
-        with tempfile.TemporaryDirectory() as folder:
-            places = {"output_path": folder, "model_path": folder}
+        with tempfile.TemporaryDirectory() as place:
+            places = {"output_path": place, "model_path": place}
             started = time.perf_counter()
             path = main({**shared, **own, **places})
             seconds = time.perf_counter() - started

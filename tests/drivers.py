@@ -73,7 +73,7 @@ class Drivers:
         self.errors.seek(0)
         with self.errors as errors:
             said = [line for line in errors if not line.startswith(b"compiling the fast path")]
-            assert said == []  # where it was compiled before, nothing is said of that
+            assert not said, said  # where it was compiled before, nothing is said of that
         assert list(self.temporary.rglob("*")) == []
 
 

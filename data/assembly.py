@@ -99,7 +99,9 @@ def assemble(
     return Assembled(raw, tuple(f"{name}: {note}" for note in notes), found)
 
 
-def assemble_all(path: Path, data: object, corpus: Corpus) -> Assembled:
+def assemble_all(
+    path: Path, data: object, corpus: Corpus, without: Collection[str] = ()
+) -> Assembled:
     """Returns what `assemble` does of the last emotion, if there are any, with the notes on all.
 
     Raises:
@@ -108,10 +110,15 @@ def assemble_all(path: Path, data: object, corpus: Corpus) -> Assembled:
     present = emotions_in(data, corpus)
     absent = set(corpus.emotions) - set(present)
     *others, last = present or corpus.emotions or (None,)
-    notes = [n for name in others for n in assemble(path, data, corpus, emotion=name).notes]
+    notes = [
+        note
+        for name in others
+        for note in assemble(path, data, corpus, emotion=name, without=without).notes
+    ]
     if absent and present:
         notes.append(f"{path}: only for --emotion {' or '.join(present)}: it has no others")
-    assembled = assemble(path, data, corpus, emotion=last)
+    notes += [f"{path}: it has no {role}: only for --without {role}" for role in without]
+    assembled = assemble(path, data, corpus, emotion=last, without=without)
     return assembled._replace(notes=(*notes, *assembled.notes))
 
 

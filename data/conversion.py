@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from data.checks import refuse_token_numbers
 from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
 from data.embedding import with_vectors, words_of
 from data.files import InputError, make_folder, write_atomically
+from data.kinds import quoted
 from data.layouts import (
     LAYOUTS,
     MULT_EMOTIONS,
@@ -36,6 +37,7 @@ class Choices(NamedTuple):
     average: str = "all"  # steps, padding included as in the release; or "words" alone
     scale: str = "none"  # "max": each audio and video feature by its largest magnitude in train
     embedding: Path | None = None  # word vectors for texts that are words
+    without: tuple[str, ...] = ()  # modalities that are left out
 
 
 @np.errstate(all="ignore")  # NaN and infinite values are counted and set to 0
@@ -48,23 +50,23 @@ def convert(found: Found, corpus: Corpus, choices: Choices) -> tuple[object, Not
     """
     if found.layout not in LAYOUTS:
         raise InputError(f"{found.path}: {lacking(found)}")
-    if as_it_is(found, corpus):
+    if as_it_is(found, corpus) and not set(choices.without) - set(found.without):
         raise InputError(
             f"{found.path}: expected another layout, got one that train_{corpus.name}.py takes"
         )
+    if not set(found.without) <= set(choices.without):
+        both = [role for role in ROLES if role in (*found.without, *choices.without)]
+        raise InputError(f"{found.path}: {lacking(found, f', or {left_out(both)}')}")
+    found = found._replace(without=choices.without)
+    if len(choices.without) == len(ROLES[:3]):
+        raise InputError("--without: expected a modality to stay, got all three")
     notes: Notes = [f"layout: {found.title}"]
     if choices.embedding:
         found = with_vectors(found, choices.embedding, notes)
-    features: Arrays = {}
-    for split in SPLITS:
-        text = text_of(found, split, corpus.padded_in_front)
-        audio, video = (
-            _utterance(found, split, role, choices.average, notes) for role in ("audio", "video")
-        )
-        features[split] = {"covarep": audio, "facet": video, "glove": text}
+    features = _features(found, corpus, choices, notes)
     if choices.scale == "max":
         _scale(features, notes)
-    ids = {split: _ids(found, split, len(features[split]["glove"])) for split in SPLITS}
+    ids = {split: _ids(found, split) for split in SPLITS}
     notes += [f"{split}: ids kept, as {names[0]!r}" for split, names in ids.items() if names]
     sets = {
         emotion.encode(): {
@@ -79,30 +81,57 @@ def convert(found: Found, corpus: Corpus, choices: Choices) -> tuple[object, Not
     }
     data = sets if corpus.emotions else sets[b""]
     try:
-        notes += assemble_all(found.path, data, corpus).notes
+        assembled = assemble_all(found.path, data, corpus, found.without)
     except InputError as error:
         raise InputError(_in_names_of(found, str(error))) from None
-    notes += _differences(corpus, features)
+    notes += [*assembled.notes, *_differences(corpus, assembled, found.without)]
     return data, notes
+
+
+def _features(found: Found, corpus: Corpus, choices: Choices, notes: Notes) -> Arrays:
+    """Returns the modalities that the file has, by split."""
+    features: Arrays = {}
+    for split in SPLITS:
+        features[split] = {
+            key: text_of(found, split, corpus.padded_in_front)
+            if role == "text"
+            else _utterance(found, split, role, choices.average, notes)
+            for role, key in zip(ROLES[:3], MODALITIES[:3], strict=True)
+            if role not in found.without
+        }
+    return features
 
 
 def as_it_is(found: Found, corpus: Corpus) -> Assembled | None:
     """Returns what a train script makes of a file's contents as they are, None if nothing."""
+    if not is_native(found):
+        return None
     try:
-        return assemble_all(found.path, found.data, corpus) if is_native(found) else None
+        return assemble_all(found.path, found.data, corpus, found.without)
     except InputError:
         return None
 
 
+def train_command(corpus: Corpus, folder: Path, without: tuple[str, ...]) -> str:
+    """Returns the command that trains a data set in a folder that lacks these modalities."""
+    return f"python train_{corpus.name}.py --data_path {quoted(folder)} {left_out(without)}".strip()
+
+
+def left_out(roles: Sequence[str]) -> str:
+    """Returns the flags by which modalities are left out."""
+    return " ".join(f"--without {role}" for role in roles)
+
+
 def _in_names_of(found: Found, error: str) -> str:
     for split, (role, key) in product(SPLITS, zip(ROLES, MODALITIES, strict=True)):
-        error = error.replace(f"{split}/{key}", found.where(split, role))
+        if role not in found.without:
+            error = error.replace(f"{split}/{key}", found.where(split, role))
     return error
 
 
-def _ids(found: Found, split: str, count: int) -> list[str] | None:
+def _ids(found: Found, split: str) -> list[str] | None:
     where = found.places.get((found.emotions[0], split, "id"))
-    return ids_of(found.values[where], count) if where else None
+    return ids_of(found.values[where], len(found.label(split))) if where else None
 
 
 def _part(found: Found, split: str, role: str) -> Part:
@@ -181,13 +210,13 @@ def _words(found: Found, split: str, role: str, steps: np.ndarray) -> np.ndarray
         if lengths.shape != (len(steps),) or not np.isfinite(lengths).all():
             raise InputError(f"{found.path}: expected a number per example in {where}")
         return np.arange(steps.shape[1]) < lengths[:, None]
-    text = found.part(split, "text")
+    text = steps if "text" in found.without else found.part(split, "text")
     aligned = isinstance(text, np.ndarray) and text.shape[:2] == steps.shape[:2]
     return np.any(text if aligned else steps, axis=2)
 
 
 def _scale(features: Arrays, notes: Notes) -> None:
-    for key in ("covarep", "facet"):
+    for key in features["train"].keys() & {"covarep", "facet"}:
         magnitude = np.abs(np.nan_to_num(features["train"][key], posinf=0, neginf=0)).max(axis=0)
         magnitude[magnitude == 0] = 1
         for arrays in features.values():
@@ -251,17 +280,18 @@ def _other_labels(found: Found, expected: str, shape: tuple[int, ...]) -> InputE
     )
 
 
-def _differences(corpus: Corpus, features: Arrays) -> Iterator[str]:
+def _differences(corpus: Corpus, data: Assembled, without: tuple[str, ...]) -> Iterator[str]:
     """Yields what remains different from the official data."""
     what = "differs from the official data:"
-    if (examples := tuple(len(parts["glove"]) for parts in features.values())) != corpus.examples:
-        yield f"{what} {examples} examples, not {corpus.examples}"
-    for role, key, expected in zip(ROLES, MODALITIES, corpus.dims, strict=False):
-        if (width := features["train"][key].shape[-1]) != expected:
+    if data.examples != corpus.examples:
+        yield f"{what} {data.examples} examples, not {corpus.examples}"
+    for role, width, expected in zip(ROLES[:3], data.dims, corpus.dims, strict=True):
+        if width != expected:
             yield f"{what} {width} {role} features, not {expected}"
-    if (steps := features["train"]["glove"].shape[1]) != corpus.steps:
+    texts = [] if "text" in without else [parts["glove"] for parts in data.arrays.values()]
+    if texts and (steps := texts[0].shape[1]) != corpus.steps:
         yield f"{what} texts of {steps} steps, not {corpus.steps}"
-    front = padded_in_front([parts["glove"] for parts in features.values()])
+    front = padded_in_front(texts)
     if front is not None and front != corpus.padded_in_front:
         yield f"{what} texts are padded {'in front' if front else 'at the end'}"
     yield f"{what} the values: other versions of the feature extractors made them"

@@ -38,6 +38,8 @@ def with_vectors(found: Found, path: Path, notes: list[str]) -> Found:
     Raises:
         InputError: The texts are no words, or the file has no vector for any of them.
     """
+    if "text" in found.without:
+        raise InputError(f"{found.path}: --embedding is for words, but it has no text")
     places = {
         found.where(split, "text"): found.values[found.where(split, "text")] for split in SPLITS
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.assembly import Assembled, assemble_all
 from data.checks import are_class_numbers, label_notes
-from data.conversion import Choices, as_it_is, convert, labels_of
+from data.conversion import Choices, as_it_is, convert, labels_of, left_out, train_command
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
 from data.formats import read_open
@@ -99,23 +99,26 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
     corpus = corpus_of(found)
     if assembled := as_it_is(found, corpus):
         notes += assembled.notes
-        train = f"python train_{corpus.name}.py --data_path {quoted(found.path.parent)}"
+        train = train_command(corpus, found.path.parent, found.without)
         if found.emotions[0] != (corpus.emotions or ("",))[0]:
             train += f" --emotion {found.emotions[0]}"
         if found.path.name == f"{corpus.name}.pkl":
             return True, train
+        _check_labels(found, corpus, [])
         return False, f"name it {corpus.name}.pkl, then: {train}"
     _check_labels(found, corpus, notes)
     try:
-        convert(found, corpus, Choices())
+        convert(found, corpus, Choices(without=found.without))
     except InputError:
         if is_native(found):  # then it is that file which is to be put right
-            assemble_all(found.path, found.data, corpus)
+            assemble_all(found.path, found.data, corpus, found.without)
         raise
     folder = next((f for f in FOLDERS if not (f / f"{corpus.name}.pkl").exists()), None)
     where = {FOLDERS[0]: "", None: " --force"}.get(folder, f" -o {folder}")
-    command = f"python data/prepare.py convert {quoted(found.path)} --to {corpus.name}"
-    return False, command + where
+    command = f"python data/prepare.py convert {quoted(found.path)} --to {corpus.name}{where}"
+    if found.without:
+        return False, lacking(found, f", or: {command} {left_out(found.without)}")
+    return False, command
 
 
 def corpus_of(found: Found) -> Corpus:
@@ -193,7 +196,7 @@ def _verdict(path: Path, file: BinaryIO) -> Verdict:
     found = read_open(path, file)
     if corpus is None:
         return Verdict(path, found.layout is not None, f"{found.title}; {usability(found)[1]}")
-    loaded = assemble_all(path, found.data, corpus)
+    loaded = assemble_all(path, found.data, corpus, found.without)
     sizes, official = _sizes(loaded), _sizes(corpus)
     compared = ", as in the official data" if sizes == official else f" (official: {official})"
     text = f"not the official file, but train_{corpus.name}.py can use it: {sizes}{compared}"

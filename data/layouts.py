@@ -71,6 +71,7 @@ class Found(NamedTuple):
     layout: str | None  # of LAYOUTS; "sequence": a computational sequence (.csd); None: unknown
     emotions: tuple[str, ...]  # the outer keys of a pickle that has any, else one empty name
     places: dict[tuple[str, str, str], str]  # names by emotion, split and role
+    without: tuple[str, ...] = ()  # of audio, video and text, those that no split has
 
     @property
     def title(self) -> str:
@@ -112,22 +113,33 @@ class Found(NamedTuple):
 
 
 def find(path: Path, data: object, values: dict[str, Values]) -> Found:
-    """Returns a file's contents with the layout that has names for all splits and roles."""
+    """Returns a file's contents with the layout that has names for all splits and roles.
+
+    One or two of the modalities may be missing, if no split has them.
+    """
     with_emotions = [emotion for corpus in CORPORA.values() for emotion in corpus.emotions]
     places = {
         (emotion, split, role): where
         for emotion, split, role in product(["", *with_emotions], SPLITS, ROLE_NAMES)
         if (where := _place(values, emotion, split, role))
     }
-    whole = [
-        e for e in ("", *with_emotions) if all((e, *p) in places for p in product(SPLITS, ROLES))
-    ]
+    roles = {emotion: _whole_roles(places, emotion) for emotion in ("", *with_emotions)}
+    whole = [emotion for emotion, present in roles.items() if present]
     if whole:
-        emotions = ("",) if whole[0] == "" else tuple(whole)
-        return Found(path, data, values, nearest(values, emotions[0]), emotions, places)
+        emotions = tuple(emotion for emotion in whole if roles[emotion] == roles[whole[0]])
+        emotions = ("",) if whole[0] == "" else emotions
+        without = tuple(role for role in ROLES if role not in roles[whole[0]])
+        return Found(path, data, values, nearest(values, emotions[0]), emotions, places, without)
     features = [name for name in values if name.endswith("/features")]
     is_sequence = features and len(features) * 2 >= len(values)
     return Found(path, data, values, "sequence" if is_sequence else None, ("",), places)
+
+
+def _whole_roles(places: Mapping[tuple[str, str, str], str], emotion: str) -> list[str]:
+    """Returns the roles that all splits have; none if only some have one, or none the labels."""
+    present = [role for role in ROLES if any((emotion, split, role) in places for split in SPLITS)]
+    is_whole = all((emotion, *part) in places for part in product(SPLITS, present))
+    return present if is_whole and "label" in present and len(present) > 1 else []
 
 
 def _place(values: Mapping[str, Values], emotion: str, split: str, role: str) -> str | None:
@@ -148,14 +160,14 @@ def nearest(values: Mapping[str, Values], emotion: str = "") -> str:
 
 
 def is_native(found: Found) -> bool:
-    """Returns whether all arrays have the names that the train scripts look for."""
+    """Returns whether all its parts have the names that the train scripts look for."""
     prefixes = [f"{emotion}/" if emotion else "" for emotion in found.emotions]
-    names = [name for _, _, name in LAYOUTS["release"].names()]
+    names = [name for _, role, name in LAYOUTS["release"].names() if role not in found.without]
     return all(prefix + name in found.values for prefix in prefixes for name in names)
 
 
-def lacking(found: Found) -> str:
-    """Returns what is missing from a file of unknown layout, and what to do."""
+def lacking(found: Found, other_way: str = "") -> str:
+    """Returns what is missing from a file, and what to do: `other_way` if there is one."""
     names = list(found.values)
     if any(name.endswith((".weight", ".bias", "_weights")) for name in names):
         return "expected data, got a trained model's weights; name a file of features and labels"
@@ -170,8 +182,8 @@ def lacking(found: Found) -> str:
             "(data/README.md), and convert those"
         )
     return (
-        f"expected a whole data set; the nearest layout is {layout.title}, from which is missing: "
-        f"{', '.join(missing)}"
+        f"expected a whole data set{other_way}; the nearest layout is {layout.title}, from which "
+        f"is missing: {', '.join(missing)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import Options, pickled, tiny_arrays
 import train_iemocap
 import train_mosi
 import train_pom
+from data import prepare
 from data.corpora import MODALITIES, ROLES
 from model import LMF
 from search.grid import narrow
@@ -70,6 +72,49 @@ def test_a_file_without_a_modality_trains_with_the_flag_that_the_error_names(
     (row,) = train(data_set, {**short, "run_id": 1})
     (whole,) = train(data_set, {**short, "run_id": 2, "data_path": options["data_path"]})
     assert {**whole, "Seconds": ""} == {**row, "Seconds": ""}
+
+
+def test_arrays_without_a_modality_are_converted_as_inspect_advises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = {
+        f"{split}_{role}": parts[KEYS.get(role, "label")]
+        for split, parts in tiny_arrays("mosi").items()
+        for role in ("audio", "text", "label")
+    }
+    np.savez("two.npz", allow_pickle=False, **arrays)
+    with pytest.raises(InputError, match="data set, or --without video; the nearest layout is nam"):
+        prepare.main(["convert", "two.npz", "--to", "mosi"])
+    prepare.main(["inspect", "two.npz"])
+    advice = capsys.readouterr().out.partition(", or: ")[2].partition(";")[0]
+    assert advice == "python data/prepare.py convert two.npz --to mosi --without video"
+    prepare.main(advice.split()[2:])
+    train = "python train_mosi.py --data_path data --without video"
+    assert capsys.readouterr().out.endswith(f"now: {train}\n")
+    for command in (["inspect", "data/mosi.pkl"], ["verify"]):
+        prepare.main(command)
+    shown = capsys.readouterr().out
+    assert f"can be used: {train}\n" in shown
+    assert "ok    data/mosi.pkl: not the official file, but train_mosi.py can use it" in shown
+    loaded = load_corpus("data", "mosi", without=["video"])
+    np.testing.assert_allclose(loaded.valid.audio, arrays["valid_audio"], rtol=1e-6)
+    np.testing.assert_allclose(loaded.test.text, arrays["test_text"], rtol=1e-6)
+
+
+def test_convert_leaves_out_what_it_is_told_to_but_not_everything(tmp_path: Path) -> None:
+    parts = tiny_arrays("iemocap")
+    arrays = {emotion: {**parts, "dev": parts["valid"]} for emotion in ("sad", "happy")}
+    for emotion in arrays.values():
+        del emotion["valid"]
+    (source := tmp_path / "source.pkl").write_bytes(pickle.dumps(arrays))
+    words = ["convert", str(source), "--to", "iemocap", "-o", str(tmp_path), "--without"]
+    with pytest.raises(InputError, match="expected a modality to stay"):
+        prepare.main([*words, "text", "audio", "video"])
+    prepare.main([*words, "text", "audio"])
+    assert load_corpus(tmp_path, "iemocap", None, "sad", ["text", "audio"]).input_dims[1] > 0
+    with pytest.raises(InputError, match="expected the key 'covarep' in train"):
+        load_corpus(tmp_path, "iemocap", None, "sad", ["text"])
 
 
 def test_what_is_left_out_is_not_looked_at(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def make_task(data: Data) -> Task:
     """Returns the task; classes are counted from 0 to the highest in train."""
     labels = [split.label.numpy() for split in data]
     classes = int(labels[0].max()) + 1
+    if classes < 2:
+        raise InputError(f"{NAME}.pkl: expected class numbers 0, 1 and so on, got 0 only in train")
     if any(not np.isin(label, range(classes)).all() or label.shape[1] > 1 for label in labels):
         raise InputError(
             f"{NAME}.pkl: expected a class number from 0 to {classes - 1}, the highest in train, "

@@ -40,7 +40,7 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_leads_from_arrays_to_predictions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -60,6 +60,10 @@ def test_the_page_leads_from_arrays_to_predictions(
     assert new == [{name: row[name] for name in new[0]} for row in written]
     assert list(new[0]) == ["prediction", "probability 0", "probability 1", "probability 2"]
     assert load("data/own.pkl")[3] == (12, 10, 16)
+    run("python data/prepare.py inspect data/own.pkl", monkeypatch)
+    assert "class numbers" in (shown := capsys.readouterr().out)
+    assert "docs/own-data.md" in shown
+    assert "name it mosi.pkl" not in shown
 
 
 def changed(name: str, changes: str) -> str:
@@ -135,21 +139,22 @@ def losses(path: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("label", "message"),
+    ("split", "label", "message"),
     [
-        (np.full((80, 1), 3), "expected a class number from 0 to 2, the highest in train"),
-        (np.full((80, 1), 0.5), "expected a class number from 0 to 2"),
-        (np.full((80, 1), -1), "expected a class number from 0 to 2"),
-        (np.full(80, 1), r"expected test/label to be a numeric array \(N, D\)"),
+        ("test", np.full((80, 1), 3), "expected a class number from 0 to 2, the highest in train"),
+        ("test", np.full((80, 1), 0.5), "expected a class number from 0 to 2"),
+        ("test", np.full((80, 1), -1), "expected a class number from 0 to 2"),
+        ("test", np.full(80, 1), r"expected test/label to be a numeric array \(N, D\)"),
+        ("train", np.zeros((300, 1)), "expected class numbers 0, 1 and so on, got 0 only"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(
-    label: np.ndarray, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: str, label: np.ndarray, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, dict] = {}
     exec(STEP.findall(PAGE)[0][0], names)
-    names["data"]["test"]["label"] = label
+    names["data"][split]["label"] = label
     Path("data/own.pkl").write_bytes(pickle.dumps(names["data"]))
     with pytest.raises(InputError, match=rf"own\.pkl: {message}"):
         train_own.main({"settings": 1})

@@ -16,12 +16,11 @@ from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
 from data.embedding import with_vectors, words_of
 from data.files import InputError, make_folder, write_atomically
 from data.kinds import quoted
+from data.labels import labels_of
 from data.layouts import (
     LAYOUTS,
-    MULT_EMOTIONS,
-    SDK_EMOTIONS,
     Found,
-    Part,
+    checked_part,
     is_native,
     lacking,
     padded,
@@ -134,18 +133,6 @@ def _ids(found: Found, split: str) -> list[str] | None:
     return ids_of(found.values[where], len(found.label(split))) if where else None
 
 
-def _part(found: Found, split: str, role: str) -> Part:
-    """Returns numbers that have examples, as wide as train's."""
-    part, where = found.part(split, role), found.where(split, role)
-    shape, train = shape_of(part), shape_of(found.part("train", role))
-    if not shape or 0 in shape:
-        raise InputError(f"{found.path}: expected examples in {where}, got shape {shape}")
-    whole = slice(1, None) if role == "label" else slice(-1, None)  # steps may differ
-    if len(shape) != len(train) or shape[whole] != train[whole]:
-        raise InputError(f"{found.path}: expected {where} to be as in train, {train}, got {shape}")
-    return part
-
-
 def text_of(found: Found, split: str, in_front: bool) -> np.ndarray:
     """Returns a split's text (N, T, D), padded with zeros where its sequences are short.
 
@@ -159,7 +146,7 @@ def text_of(found: Found, split: str, in_front: bool) -> np.ndarray:
             "vectors, as convert's --embedding glove.840B.300d.txt"
         )
     lengths = [size for each in SPLITS for size in shape_of(found.part(each, "text"))[1:2]]
-    text = padded(_part(found, split, "text"), max(lengths, default=0), in_front)
+    text = padded(checked_part(found, split, "text"), max(lengths, default=0), in_front)
     if text is None:
         raise InputError(
             f"{found.path}: expected sequences of similar lengths in {where}, got one of "
@@ -175,7 +162,7 @@ def text_of(found: Found, split: str, in_front: bool) -> np.ndarray:
 
 def _utterance(found: Found, split: str, role: str, average: str, notes: Notes) -> np.ndarray:
     """Returns features (N, D): those of the file, or the means of its (N, T, D)."""
-    steps, where = _part(found, split, role), found.where(split, role)
+    steps, where = checked_part(found, split, role), found.where(split, role)
     shape = shape_of(steps)
     if len(shape) == 2 and isinstance(steps, np.ndarray):
         notes.append(f"{where}: {shape} kept: one vector per example already")
@@ -222,62 +209,6 @@ def _scale(features: Arrays, notes: Notes) -> None:
         for arrays in features.values():
             arrays[key] = arrays[key] / magnitude
     notes.append("audio and video: each feature divided by its largest magnitude in train")
-
-
-def labels_of(found: Found, corpus: Corpus, notes: Notes) -> dict[str, dict[str, np.ndarray]]:
-    """Returns labels by emotion and split; a data set without emotions has one empty emotion.
-
-    What was done to them is added to the notes.
-
-    Raises:
-        InputError: They belong to another data set.
-    """
-    raw: dict[str, np.ndarray] = {}
-    for split in SPLITS:
-        _part(found, split, "label")  # checked
-        raw[split] = found.label(split)
-    shape = raw["train"].shape
-    if corpus.emotions:
-        notes.append(f"labels {shape}: split into emotions")
-        by_emotion = {split: _emotions(found, split, label) for split, label in raw.items()}
-        present = [emotion for emotion in corpus.emotions if emotion in by_emotion["train"]]
-        return {
-            emotion: {split: labels[emotion] for split, labels in by_emotion.items()}
-            for emotion in present
-        }
-    flat = {split: label.reshape(len(label), -1) for split, label in raw.items()}
-    columns = flat["train"].shape[1]
-    if columns not in corpus.columns_in_files:
-        raise _other_labels(found, f"(N, {corpus.label_columns})", shape)
-    if flat["train"].shape != shape:
-        notes.append(f"labels {shape}: reshaped to {flat['train'].shape}")
-    if columns > corpus.label_columns:
-        notes.append(corpus.extra_note)
-        flat = {split: corpus.without_extra(label) for split, label in flat.items()}
-    return {"": flat}
-
-
-def _emotions(found: Found, split: str, label: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns one-hot labels (N, 2), [present, absent], by emotion."""
-    if found.emotions != ("",):
-        return {emotion: found.label(split, emotion) for emotion in found.emotions}
-    if label.shape[1:] == (len(MULT_EMOTIONS), 2):
-        return {emotion: label[:, column] for column, emotion in enumerate(MULT_EMOTIONS)}
-    names = SDK_EMOTIONS.get(label.shape[1] if label.ndim == 2 else 0)
-    if names is None:
-        columns = ", ".join(f"(N, {count})" for count in SDK_EMOTIONS)
-        raise _other_labels(found, f"{columns}, or (N, 4, 2) of four emotions", label.shape)
-    present = label > 0
-    return {
-        emotion: np.stack([present[:, column], ~present[:, column]], axis=1).astype(np.float64)
-        for column, emotion in enumerate(names)
-    }
-
-
-def _other_labels(found: Found, expected: str, shape: tuple[int, ...]) -> InputError:
-    return InputError(
-        f"{found.path}: expected labels {expected}, got {shape}; is --to the right data set?"
-    )
 
 
 def _differences(corpus: Corpus, data: Assembled, without: tuple[str, ...]) -> Iterator[str]:

@@ -12,11 +12,12 @@ import numpy as np
 
 from data.assembly import Assembled, assemble_all
 from data.checks import are_class_numbers, label_notes
-from data.conversion import Choices, as_it_is, convert, labels_of, left_out, train_command
+from data.conversion import Choices, as_it_is, convert, left_out, train_command
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
 from data.formats import read_open
 from data.kinds import SUFFIXES, quoted
+from data.labels import labels_of
 from data.layouts import LAYOUTS, MULT_EMOTIONS, SDK_EMOTIONS, Found, is_native, lacking
 from data.summaries import HEAD, Summary, cells, summaries
 

@@ -187,6 +187,22 @@ def lacking(found: Found, other_way: str = "") -> str:
     )
 
 
+def checked_part(found: Found, split: str, role: str) -> Part:
+    """Returns a split's numbers for a role: some examples, each as wide as in train.
+
+    Raises:
+        InputError: There are no examples, or they are of another shape.
+    """
+    part, where = found.part(split, role), found.where(split, role)
+    shape, train = shape_of(part), shape_of(found.part("train", role))
+    if not shape or 0 in shape:
+        raise InputError(f"{found.path}: expected examples in {where}, got shape {shape}")
+    whole = slice(1, None) if role == "label" else slice(-1, None)  # steps may differ
+    if len(shape) != len(train) or shape[whole] != train[whole]:
+        raise InputError(f"{found.path}: expected {where} to be as in train, {train}, got {shape}")
+    return part
+
+
 def split_examples(value: object) -> dict[str, list] | None:
     """Returns the parts of MISA's and MAG-BERT's examples, None if a value is no list of those.
 

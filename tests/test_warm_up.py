@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,28 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(compiler, "Cache", without_place)
     assert compiler.compiled(plus_one)(2) == 3
+
+
+def test_after_a_change_of_any_compiled_file_all_is_compiled_anew(tmp_path: Path) -> None:
+    (tmp_path / "utils.py").write_text("InputError = ValueError")
+    package = shutil.copytree(ROOT / "training", tmp_path / "training")
+    (package / "helper.py").write_text("""
+from training.compiler import njit
+@njit
+def constant(x): return x + 1
+""")
+    (package / "caller.py").write_text("""
+from training.compiler import compiled
+from training.helper import constant
+@compiled
+def call(x): return constant(x)
+""")
+    code = f"import sys; sys.path[0] = {str(tmp_path)!r}; from training.caller import call; "
+    code += "print(call(2), sum(call.stats.cache_hits.values()))"
+    assert [run(code, tmp_path / "cache").stdout for _ in range(2)] == ["3 0\n", "3 1\n"]
+    helper = (package / "helper.py").read_text()
+    (package / "helper.py").write_text(helper.replace("x + 1", "x + 2"))
+    assert run(code, tmp_path / "cache").stdout == "4 0\n"
 
 
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 from collections.abc import Callable, Collection, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from utils import InputError
@@ -39,6 +42,11 @@ def check_numba() -> None:
 class Cache(FunctionCache):
     """What numba keeps on the disk; without it where it is damaged, or can't be read or written."""
 
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__(function)
+        # numba looks at the function's own file, but what it calls is compiled into it, too.
+        self._cache_file._source_stamp = sources()
+
     @contextlib.contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:
         try:
@@ -46,6 +54,13 @@ class Cache(FunctionCache):
         except Exception:  # a damaged file can make numba raise anything
             with contextlib.suppress(OSError):
                 self.flush()  # to be written anew
+
+
+@functools.cache
+def sources() -> str:
+    """Returns a checksum of this package's source: where it is another, all is compiled anew."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def compiled(

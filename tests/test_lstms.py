@@ -14,13 +14,14 @@ from model import LMF, SubNet
 from training.adam import AdamArrays, adam_on_cpu, adam_on_gpu
 from training.dropout_cpu import masks_on_cpu
 from training.forward import Forward
-from training.lstm_cpu import TextOnCpu, multiply, multiply_transposed
 from training.lstm_gpu import TextOnGpu
 from training.parameters import LSTM, Parameters, Sizes, padded, sizes
+from training.products_cpu import multiply, multiply_transposed
 from training.randomness import keep_mask
 from training.reference import initial_model
 from training.setting import Setting
 from training.slots import Slots
+from training.text_cpu import TextOnCpu
 from training.words import Words, leading_zero_frames
 
 DIMS = AUDIO, VIDEO, FEATURES = 5, 6, 9

@@ -37,10 +37,10 @@ def test_the_fast_path_is_compiled_once_and_says_so_and_is_right_on_any_processo
     code = """
 import sys
 sys.path.insert(0, "tests")
-from training import lstm_cpu, warm_up
+from training import text_cpu, warm_up
 warm_up.SILENT_SECONDS = 0.3 if len(sys.argv) > 1 else 60
 warm_up.compile_fast_path()
-print(sum(lstm_cpu._forward_all.stats.cache_hits.values()))
+print(sum(text_cpu._forward_all.stats.cache_hits.values()))
 from test_stacked import PLAIN, check_equals_fit, drawn, make_work, stacked
 work = make_work()
 check_equals_fit(stacked(drawn(2, PLAIN), work, 2), work)

@@ -18,21 +18,13 @@ Source:
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401, which numba's products call, before it is limited
-import torch
-from torch import Tensor
 
-from training.adam import AdamArrays, adam_of_member
 from training.compiler import compiled, njit
-from training.parameters import LSTM_NAMES, Parameters
-from training.words import Words
+from training.products_cpu import multiply, multiply_transposed
 
-_TILE = 4  # rows that are multiplied together
-_BLAS_ROWS = 64  # from which on BLAS, which copies its operands for each call, is faster
 _single = np.float32
 
 
@@ -58,61 +50,6 @@ def _tanh(x: np.float32) -> np.float32:
 def _sigmoid(x: np.float32) -> np.float32:
     half = _single(0.5)
     return _tanh(x * half) * half + half
-
-
-@compiled
-def multiply(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int) -> None:
-    """Writes the product of x's first rows and w into out; both have 3 rows more to use.
-
-    Shape:
-        x (rows + 3, D), w (D, C), out (rows + 3, C); D is a multiple of 4.
-    """
-    if rows >= _BLAS_ROWS:
-        np.dot(x[:rows], w, out[:rows])
-        return
-    for b in range(0, rows, _TILE):
-        out[b : b + _TILE] = 0
-        for k in range(0, w.shape[0], 4):
-            a0, a1, a2, a3 = x[b, k], x[b, k + 1], x[b, k + 2], x[b, k + 3]
-            b0, b1, b2, b3 = x[b + 1, k], x[b + 1, k + 1], x[b + 1, k + 2], x[b + 1, k + 3]
-            c0, c1, c2, c3 = x[b + 2, k], x[b + 2, k + 1], x[b + 2, k + 2], x[b + 2, k + 3]
-            d0, d1, d2, d3 = x[b + 3, k], x[b + 3, k + 1], x[b + 3, k + 2], x[b + 3, k + 3]
-            for j in range(w.shape[1]):
-                w0, w1, w2, w3 = w[k, j], w[k + 1, j], w[k + 2, j], w[k + 3, j]
-                out[b, j] += a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3
-                out[b + 1, j] += b0 * w0 + b1 * w1 + b2 * w2 + b3 * w3
-                out[b + 2, j] += c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
-                out[b + 3, j] += d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
-
-
-@partial(compiled, fastmath={"contract", "reassoc"})  # sums in the order that vectors take
-def multiply_transposed(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int) -> None:
-    """Writes the product of x's first rows and w's transpose into out, as `multiply` does.
-
-    Shape:
-        x (rows + 3, C), w (D, C), out (rows + 3, D); D is a multiple of 4.
-    """
-    if rows >= _BLAS_ROWS and w.shape[0] <= 128:
-        np.dot(x[:rows], w.T, out[:rows])
-        return
-    for b in range(0, rows, _TILE):
-        for k in range(0, w.shape[0], 4):
-            zero = _single(0)
-            a0, a1, a2, a3 = zero, zero, zero, zero
-            b0, b1, b2, b3 = zero, zero, zero, zero
-            c0, c1, c2, c3 = zero, zero, zero, zero
-            d0, d1, d2, d3 = zero, zero, zero, zero
-            for j in range(w.shape[1]):
-                w0, w1, w2, w3 = w[k, j], w[k + 1, j], w[k + 2, j], w[k + 3, j]
-                x0, x1, x2, x3 = x[b, j], x[b + 1, j], x[b + 2, j], x[b + 3, j]
-                a0, a1, a2, a3 = a0 + x0 * w0, a1 + x0 * w1, a2 + x0 * w2, a3 + x0 * w3
-                b0, b1, b2, b3 = b0 + x1 * w0, b1 + x1 * w1, b2 + x1 * w2, b3 + x1 * w3
-                c0, c1, c2, c3 = c0 + x2 * w0, c1 + x2 * w1, c2 + x2 * w2, c3 + x2 * w3
-                d0, d1, d2, d3 = d0 + x3 * w0, d1 + x3 * w1, d2 + x3 * w2, d3 + x3 * w3
-            out[b, k], out[b, k + 1], out[b, k + 2], out[b, k + 3] = a0, a1, a2, a3
-            out[b + 1, k], out[b + 1, k + 1], out[b + 1, k + 2], out[b + 1, k + 3] = b0, b1, b2, b3
-            out[b + 2, k], out[b + 2, k + 1], out[b + 2, k + 2], out[b + 2, k + 3] = c0, c1, c2, c3
-            out[b + 3, k], out[b + 3, k + 1], out[b + 3, k + 2], out[b + 3, k + 3] = d0, d1, d2, d3
 
 
 class Weights(NamedTuple):
@@ -331,138 +268,3 @@ def backward(
     for row in range(distinct):
         grads.b_ih[:] += d_words[row]
     grads.b_hh[:] = grads.b_ih
-
-
-@compiled
-def _weights(row: np.ndarray, starts: np.ndarray, features: int, width: int) -> Weights:
-    """Returns a member's LSTM as it lies in its row (P,)."""
-    gates = 4 * width
-    return Weights(
-        row[starts[0] : starts[0] + features * gates].reshape(features, gates),
-        row[starts[1] : starts[1] + width * gates].reshape(width, gates),
-        row[starts[2] : starts[2] + gates],
-        row[starts[3] : starts[3] + gates],
-    )
-
-
-@compiled
-def _of_member(traces: Trace, member: int) -> Trace:
-    return Trace(
-        traces.counts[member],
-        traces.used[member],
-        traces.places[member],
-        traces.gates[member],
-        traces.tanh_cell[member],
-        traces.hidden[member],
-        traces.cell[member],
-    )
-
-
-@compiled
-def _forward_all(
-    index: np.ndarray,
-    text: Text,
-    rows: np.ndarray,
-    starts: np.ndarray,
-    traces: Trace,
-    scratch: Scratch,
-    final: np.ndarray,
-) -> None:
-    features, width = text.vectors.shape[1], final.shape[2]
-    for k in range(len(index)):
-        weights = _weights(rows[k], starts, features, width)
-        trace = _of_member(traces, k % len(traces.counts))
-        final[k] = forward(index[k], text, weights, trace, scratch)
-
-
-@compiled
-def _backward_all(
-    d_final: np.ndarray,
-    text: Text,
-    rows: np.ndarray,
-    grads: np.ndarray,
-    starts: np.ndarray,
-    traces: Trace,
-    scratch: Scratch,
-    adam: AdamArrays,
-) -> None:
-    features, width = text.vectors.shape[1], d_final.shape[2]
-    for k in range(len(d_final)):
-        weights, row = _weights(rows[k], starts, features, width), grads[k % len(grads)]
-        d_weights = _weights(row, starts, features, width)
-        backward(d_final[k], text, weights, _of_member(traces, k), scratch, d_weights)
-        adam_of_member(k, starts[0], len(row), rows[k], row, adam)
-
-
-def compiled_in() -> str | None:
-    """Returns the folder in which numba keeps what it has compiled, None if it has none."""
-    return _forward_all.stats.cache_path
-
-
-class TextOnCpu:
-    """The members' LSTMs over the text of a split.
-
-    Args:
-        words: The split's.
-        parameters: Where the members' weights lie.
-        batch_size: How many examples are taken at a time, at most.
-        members: How many members' traces are kept for `backward`.
-    """
-
-    def __init__(self, words: Words, parameters: Parameters, batch_size: int, members: int) -> None:
-        self.words, self.batch_size = words, batch_size
-        self.width = width = parameters.size.text
-        steps = words.ids.shape[1]
-        frames = steps * batch_size
-        features = words.vectors.shape[1]
-        distinct = min(frames, len(words.vectors))
-        self.text = Text(
-            words.vectors.numpy(),
-            words.ids.int().numpy(),
-            words.padding.int().numpy(),
-            words.zero,
-        )
-        self.starts = np.array([parameters.starts[name] for name in LSTM_NAMES])
-        more = _TILE - 1
-
-        def empty(*shape: int) -> np.ndarray:
-            return np.empty(shape, np.float32)
-
-        self.traces = Trace(
-            np.empty((members, steps), np.int64),
-            np.empty((members, distinct), np.int32),
-            np.empty((members, frames), np.int32),
-            empty(members, frames + more, 4 * width),
-            empty(members, frames, width),
-            empty(members, frames + batch_size + more, width),
-            empty(members, frames + batch_size, width),
-        )
-        self.scratch = Scratch(
-            np.full(len(words.vectors), -1, np.int32),
-            empty(distinct, features),
-            empty(distinct, 4 * width),
-            empty(batch_size + more, 4 * width),
-            empty(batch_size + more, width),
-            empty(batch_size, width),
-        )
-
-    def positions(self, order: Tensor) -> Tensor:
-        """Returns an epoch's positions (K, N); in a batch the least padded examples come first."""
-        batch = torch.arange(order.shape[1]) // self.batch_size
-        steps = self.words.ids.shape[1]
-        return (batch * steps + self.words.padding[order]).argsort(dim=1, stable=True)
-
-    def forward(self, index: Tensor, rows: Tensor) -> Tensor:
-        """Returns the final states (K, B, H) of examples (K, B) by the weights in rows (K, P)."""
-        final = np.empty((*index.shape, self.width), np.float32)
-        arrays = index.contiguous().numpy(), self.text, rows.numpy(), self.starts
-        _forward_all(*arrays, self.traces, self.scratch, final)
-        return torch.from_numpy(final)
-
-    def train(self, d_final: Tensor, rows: Tensor, grads: Tensor, adam: AdamArrays) -> None:
-        """Updates the LSTMs' weights in rows (K, P), each member's while its gradients are cached.
-
-        The gradients go into their places in grads: (K, P), or one row that members use in turn.
-        """
-        arrays = d_final.contiguous().numpy(), self.text, rows.numpy(), grads.numpy()
-        _backward_all(*arrays, self.starts, self.traces, self.scratch, adam)

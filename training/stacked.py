@@ -25,7 +25,6 @@ from training.adam import AdamArrays, adam_on_cpu, adam_on_gpu
 from training.dropout_cpu import masks_on_cpu
 from training.forward import Forward
 from training.graphs import Graphs
-from training.lstm_cpu import TextOnCpu
 from training.lstm_gpu import TextOnGpu
 from training.members import Ended, Member
 from training.memory import VALID_CHUNK, default_slots, members_that_fit
@@ -35,6 +34,7 @@ from training.reference import initial_model, outputs
 from training.result import Data, EarlyStopping, Limits, Result, Task
 from training.setting import Setting
 from training.slots import Slots
+from training.text_cpu import TextOnCpu
 from training.words import Words
 from utils import Split
 

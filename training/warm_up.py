@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from training import lstm_cpu
+from training import text_cpu
 from training.compiler import check_numba
 from training.result import Data, Limits, Scored, Task
 from training.setting import Setting
@@ -45,7 +45,7 @@ def compile_fast_path() -> None:
 
 
 def _lock() -> contextlib.AbstractContextManager[object]:
-    folder = lstm_cpu.compiled_in()
+    folder = text_cpu.compiled_in()
     if folder is None or not Path(folder).is_dir():
         return contextlib.nullcontext()
     return FileLock(Path(folder) / "compilation.lock")

@@ -25,6 +25,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,7 @@ TINY_CORPUS = CORPORA["mosi"]._replace(examples=(16, 8, 8), dims=(6, 5, 7), step
 TINY_SETTINGS = 6000
 CLUSTER_SETTINGS = 72
 ROLES = ("driver", "helper", "worker")  # the helpers fork the workers, and clean up
-RESULT = "  valid "  # stands in the line of each finished setting
+RESULT = r"^ *\d+ .*\ds\b"  # the row of a finished setting: its count, and its seconds
 POLL_SECONDS = 0.1
 GROWTH = {"MB resident": 1.01, "open files": 1.0}  # what of each the soak may hold at its end
 
@@ -93,9 +94,9 @@ class Run(NamedTuple):
     lines: list[tuple[float, str]]
     samples: list[Sample]
 
-    def times(self, text: str) -> list[float]:
-        """Returns when the lines that have a text were printed."""
-        return [at for at, line in self.lines if text in line]
+    def times(self, pattern: str) -> list[float]:
+        """Returns when the lines that match a pattern were printed."""
+        return [at for at, line in self.lines if re.search(pattern, line)]
 
     @property
     def peak(self) -> float:
@@ -178,7 +179,7 @@ def start(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
         run = train(turn, options.data_path, "--settings", "1", *SMALL)
         with (turn / CSV).open(newline="") as file:
             (row,) = csv.DictReader(file)
-        times.append(run.times("1/1")[0] - float(row["Seconds"]))  # printed when it has ended
+        times.append(run.times(RESULT)[0] - float(row["Seconds"]))  # printed when it has ended
     yield Cost("start", "command to the first setting, least of 3", min(times), "s")
     yield Cost("start", "command to the first setting, most of 3", max(times), "s")
 

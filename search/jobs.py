@@ -38,7 +38,7 @@ class Trainer(NamedTuple):
     task: Task
     limits: Limits
     stack: int | None  # how many settings train together; None: by size; 1: the reference path
-    verbose: bool
+    verbose: bool  # whether it tells every epoch
 
     def train(
         self, jobs: Sequence[Job], data: Data, tell: Callable[[Result | Epoch], None]

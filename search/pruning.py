@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 from data.files import InputError
 from search.experiment import Plan
+from search.printing import counted
 from search.provenance import Pilot
 from search.records import Records
 from search.table import Table
@@ -83,6 +84,11 @@ class Pruning:
         """What the pilots reached that are finished, by their descriptions."""
         return self.records.provenance.get("pilots", {})
 
+    @property
+    def mean_epochs(self) -> float:
+        """How many epochs a finished training took on average; 0 if there is none."""
+        return self.epochs / max(1, self.trainings)
+
     def take_in(self, table: Table, done: Set[int]) -> None:
         """Takes in what earlier commands finished: rows, and the numbers that the plan gives them.
 
@@ -104,24 +110,32 @@ class Pruning:
                     "none; bring that file back, or remove the pilot's row: it is trained again"
                 )
 
-    def phases(self, left: int, done: Set[int]) -> Iterator[Phase]:
-        """Yields what is left to train: the pilots, and once these are there, the others."""
+    def phases(self, left: int, done: Set[int], epochs: int) -> Iterator[Phase]:
+        """Yields what is left to train: the pilots, and once these are there, the others.
+
+        Nothing can be pruned where settings end by themselves after `epochs` that are too few.
+        """
         if not self.settings:
             yield Phase(left, (), "")
             return
+        first = RULE[0][0]
+        idle = f"nothing is pruned: that begins after epoch {first}; give more --epochs than that"
         others = self.plan.count - self.pilots.count
         pilots_left = len(self.settings) * len(self.plan.seeds) - self.pilots.count_done(done)
         if pilots_left:
-            line = f"pilots: the first {len(self.settings):,} settings are trained to their end"
-            line += "; there are no others to be pruned" * (not others)
-            yield Phase(pilots_left, (), line)
+            line = f"pilots: the first {counted(len(self.settings), 'setting')}, trained to the end"
+            line += "; no others follow" * (not others)
+            yield Phase(pilots_left, (), line if epochs > first else idle)
         if left == pilots_left:
             return
         bounds = stops([self.reached[described] for described in self.settings.values()])
-        shown = ", ".join(f"{bound:.4f} after epoch {epoch}" for epoch, bound in bounds)
-        line = f"the other {others:,} settings stop at a best validation loss above {shown}"
-        if all(math.isinf(bound) for _, bound in bounds):
+        reached = [(epoch, bound) for epoch, bound in bounds if epoch < epochs]
+        shown = ", ".join(f"{bound:.4f} at epoch {epoch}" for epoch, bound in reached)
+        line = f"the other {others:,}: stopped above a validation loss of {shown}"
+        if all(math.isinf(bound) for _, bound in reached):
             line = "nothing is pruned: too few pilots have a validation loss"
+        if not reached:
+            line = "" if pilots_left else idle
         yield Phase(left - pilots_left, bounds, line)
 
     def add(self, result: Result) -> None:
@@ -136,12 +150,9 @@ class Pruning:
 
     def summary(self) -> str:
         """Returns how many trainings were pruned, and about what share of epochs that saved."""
-        counted = f"pruned: {self.pruned:,} of {self.trainings:,} trainings"
+        line = f"pruned: {self.pruned:,} of {counted(self.trainings, 'training')}"
         if not self.pruned:
-            return counted
+            return line
         mean = statistics.fmean(pilot["epochs"] for pilot in self.reached.values())
         saved = max(0, self.pruned * mean - self.pruned_epochs)
-        return (
-            f"{counted}, which saved about {saved / (saved + self.epochs):.0%} of the epochs (an "
-            f"estimate: the pilots trained for {mean:.1f} on average)"
-        )
+        return f"{line}, which saved about {saved / (saved + self.epochs):.0%} of the epochs"

@@ -7,17 +7,14 @@ import contextlib
 import datetime
 import itertools
 import platform
-import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from data.files import printable
 from search.cluster import Cluster, connected
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
@@ -26,6 +23,8 @@ from search.jobs import Trainer, chunks
 from search.leaderboard import Leaderboard
 from search.messages import Epoch, Notice, Progress
 from search.output import checked_output
+from search.printing import Rows, counted, say
+from search.progress import Display, Estimate
 from search.provenance import Provenance
 from search.pruning import Pruning, pruning_condition
 from search.records import Records
@@ -35,9 +34,11 @@ from search.table import Table
 from search.workers import LocalBackend, prepare
 from training.parameters import Sizes
 from training.result import Data, Limits, Result
-from training.setting import Setting, describe, model_config
+from training.setting import Setting, model_config
 from training.stacked import default_slots
 from utils import load_corpus
+
+_FORESEEABLE = 10_000  # settings; days of training
 
 
 @checked_output(drops=True)
@@ -57,7 +58,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
         options.data_path, experiment.name, options.max_len, emotion, options.without
     )
     for note in loaded.notes:
-        _say(note)
+        say(note)
     data = Data(*loaded.splits)
     options.output_dim = experiment.task_of(data, options.output_dim).output_dim
     name = run_name(options.signiture, emotion, options.run_id)
@@ -152,9 +153,11 @@ class _Search:
 
     def run(self) -> None:
         """Trains what is left, and prints how it went."""
-        self._take_in(self.records.read())
+        table = self.records.read()
+        self._take_in(table)
         self.wanted = self.plan.count * self.options.repeats
         self.finished = self.plan.count_done(self.done)
+        self.rows = Rows(self.plan, table, self.experiment.columns, self.wanted)
         self._print_head()
         if self.finished < self.wanted and not self.interrupt:
             self._train()
@@ -184,29 +187,37 @@ class _Search:
         def stack(size: Sizes) -> int:
             return options.stack or default_slots(size, "cuda" if options.cuda else "cpu")
 
-        bar = tqdm(total=self.wanted, initial=self.finished, unit="setting", disable=None)
-        with bar, self._backend() as backend:
-            for count, stops, line in self.pruning.phases(left, self.done):
+        # on a cluster, telling one takes a worker as long as some epochs of training
+        tells_epochs = options.verbose or not options.cluster
+        estimate = Estimate(left, options.epochs, self.pruning.mean_epochs)
+        display = Display(estimate, self.finished, self._is_endless())
+        with display, self._backend() as backend:
+            for count, stops, line in self.pruning.phases(left, self.done, options.epochs):
                 if line:
-                    bar.write(line)
+                    display.say(line)
+                estimate.start_phase()
                 limits = Limits(options.epochs, options.patience, stops)
-                trainer = Trainer(task, limits, options.stack, options.verbose)
+                # on a cluster, a message takes a worker as long as some epochs
+                trainer = Trainer(task, limits, options.stack, tells_epochs)
                 work = chunks(itertools.islice(jobs, count), count, backend.slots, stack)
                 with contextlib.closing(backend.train(work, trainer, self.data)) as messages:
-                    self._take(messages, bar)
+                    self._take(messages, display)
                 if self.interrupt:
                     break
 
-    def _take(self, messages: Iterator[Progress], bar: tqdm) -> None:
+    def _take(self, messages: Iterator[Progress], display: Display) -> None:
         """Keeps and prints what comes from the workers."""
         for message in messages:
             match message:
                 case Result():
-                    self._keep(message, bar)
-                case Epoch():
-                    bar.write(_epoch_line(message))
+                    self._keep(message, display)
+                case Epoch(setting, seed, epoch):
+                    display.estimate.take_epoch((setting, seed), epoch)
+                    if self.options.verbose:
+                        display.say(self.rows.epoch(message))
                 case Notice(line):
-                    bar.write(line)
+                    display.say(line)
+            display.show()
             if self.interrupt:
                 break
 
@@ -216,76 +227,63 @@ class _Search:
             return connected(self.options.cluster, self.options.cuda, self.options.jobs)
         return contextlib.nullcontext(LocalBackend(self._devices()))
 
-    def _keep(self, result: Result, bar: tqdm) -> None:
+    def _keep(self, result: Result, display: Display) -> None:
         config = model_config(result.setting, self.data.input_dims, self.options.output_dim)
         self.pruning.add(result)
         row = self.records.add(result, {**self.about, "config": config})
         self.leaderboard.add(row)
         self.finished += 1
-        bar.update()
-        outcome = result.reason if result.status == "failed" else result.status
-        if result.status == "ok":
-            headline = self.experiment.columns.headline
-            outcome = f"valid {row.valid_loss:.4f}  {headline} {row.test_score:.4f}"
-        parts = [
-            f"{self.finished}/{self.wanted}",
-            *filter(None, [self.plan.names.get(result.setting)]),
-            outcome,
-            f"{result.epochs} epochs",
-            f"{result.seconds:.1f} s",
-            describe(result.setting, result.seed),
-        ]
-        bar.write(printable("  ".join(parts)))
+        display.estimate.take_end(result)
+        for line in self.rows.result(self.finished, result, row):
+            display.say(line)
+
+    def _is_endless(self) -> bool:
+        return not self.options.settings and self.plan.count > _FORESEEABLE
 
     def _print_head(self) -> None:
         options, sizes = self.options, "/".join(str(len(split)) for split in self.data)
-        device = ", ".join(sorted(set(self._devices())))
-        _say(
-            f"{self.experiment.name}: {sizes} examples (train/valid/test), "
+        emotion = self.about["emotion"]
+        say(
+            f"{self.experiment.name}{f', {emotion}' if emotion else ''}: "
+            f"{sizes} examples (train/valid/test)"
+        )
+        say(
             f"audio, video, text of {', '.join(map(str, self.data.input_dims))} features"
-            f"{' (0: left out)' * bool(options.without)}; "
-            f"{device}, seed {options.seed}, torch {torch.__version__}"
+            f"{' (0: left out)' * bool(options.without)}"
         )
-        _say(
-            f"{self.plan.count:,} of {self.plan.total:,} settings, {options.repeats} "
-            f"seed{'s' * (options.repeats > 1)} each; {self.finished:,} of {self.wanted:,} are done"
+        device = ", ".join(sorted(set(self._devices())))
+        say(f"{device}, seed {options.seed}, torch {torch.__version__}")
+        say(
+            f"{self.plan.count:,} of {counted(self.plan.total, 'setting')}, "
+            f"{counted(options.repeats, 'seed')} each; "
+            f"{self.finished:,} of {self.wanted:,} are done"
         )
-        _say(f"results: {self.records.files.csv}  model: {self.records.files.model}")
+        say(f"results: {self.records.files.csv}")
+        say(f"model: {self.records.files.model}")
         if self.finished >= self.wanted:
-            _say("nothing is left to train: all of them are in the results")
+            say("nothing is left to train: all of them are in the results")
+        elif self._is_endless():
+            say("this has no end in practice: Ctrl-C ends it and keeps what is finished;")
+            say("--settings 100 trains as many of them, drawn at random")
+        print()
+        for line in self.rows.legend():
+            say(line)
+        if self.finished < self.wanted:
+            say(self.rows.head())
 
     def _print_best(self) -> None:
-        columns = self.experiment.columns
-        best = self.leaderboard.best()
+        best, files = self.leaderboard.best(), self.records.files
         if self.options.pilots:
-            _say(self.pruning.summary())
+            say(self.pruning.summary())
         if not best:
-            _say("no setting has a validation loss yet")
+            say("no setting has a validation loss yet")
             return
         print()
-        _say(f"the best settings by validation ({columns.valid_loss} | {columns.headline})")
+        say("the best settings by validation")
+        say(self.rows.head(best=True))
         for place, standing in enumerate(best, 1):
-            _say(
-                f"{place}. {_mean(standing.valid_losses)} | {_mean(standing.test_scores)}  "
-                f"{describe(standing.setting)}"
-            )
+            say(self.rows.best(place, standing))
         print()
-        _say(f"results: {self.records.files.csv}  and {self.records.files.json}")
-        _say(f"best model: {self.records.files.model}")
-
-
-def _say(line: str) -> None:
-    print(printable(line))
-
-
-def _mean(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.4f}"
-    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f} (n = {len(values)})"
-
-
-def _epoch_line(message: Epoch) -> str:
-    return (
-        f"epoch {message.epoch}  train {message.train_loss:.4f}  valid {message.valid_loss:.4f}  "
-        f"{describe(message.setting, message.seed)}"
-    )
+        say(f"results: {files.csv}")
+        say(f"how they came about: {files.json}")
+        say(f"best model: {files.model}")

@@ -116,7 +116,7 @@ def test_processes_are_sampled_with_their_descendants() -> None:
 
 
 def test_run_knows_its_peak_and_its_rate() -> None:
-    lines = [(1.0, "results: x"), *((2.0 + i, f"{i}/3  valid 0.5") for i in range(3))]
+    lines = [(1.0, "results: x"), *((2.0 + i, f"{i} 0.5000 0.6000   3  1.2s  4") for i in range(3))]
     held = [{"a": {"MB": 1.0}, "b": {"MB": 2.0}}, {"a": {"MB": 2.5}}]
     run = costs.Run(9.0, lines, [costs.Sample(i, one) for i, one in enumerate(held)])
     assert (run.peak, run.hourly) == (3.0, 3600.0)

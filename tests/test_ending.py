@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -65,7 +66,7 @@ class Running:
         """Waits until so many settings are finished."""
         assert self.process.stdout
         for line in self.process.stdout:
-            if line.startswith(f"{count}/{COUNT}  "):
+            if re.match(rf" *{count} .*\ds\b", line):
                 return
         raise AssertionError(f"it ended before: {self.process.communicate()[1]}")
 

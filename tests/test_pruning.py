@@ -112,13 +112,17 @@ def test_settings_behind_the_pilots_stop_and_others_are_trained_as_ever(
     check_rule(found, rows(train_mosi.main(full(pruned))), pruned)
     count = sum(row["Status"] == "pruned" for row in found.values())
     assert f"pruned: {count} of 12 trainings, which saved about " in output
-    before, after = output.split("the other 8 settings stop at a best validation loss above ")
-    assert before.count("Test MAE") == PILOTS
-    assert "pilots: the first 4 settings are trained to their end" in before
+    before, after = output.split("\nthe other 8: stopped above a validation loss of ")
+    _, pilots = before.split("\npilots: the first 4 settings, trained to the end\n")
+    assert [line.split()[0] for line in pilots.splitlines()] == list("1234")
     assert "pruned" not in before
     highest = bounds(pruned)
-    assert after.startswith(f"{highest[5]:.4f} after epoch 5, {highest[10]:.4f} after epoch 10\n")
-    assert "nan" not in after.split("the best settings")[1]
+    assert after.startswith(f"{highest[5]:.4f} at epoch 5, {highest[10]:.4f} at epoch 10\n")
+    shown = [line.split()[1:3] for line in after.splitlines()[1:9]]
+    losses = [f"{float(row['Best Validation MAE']):.4f}" for row in found.values()][PILOTS:]
+    assert [loss for loss, _ in shown] == losses
+    assert sum(test == "pruned" for _, test in shown) == count
+    assert "pruned" not in after.split("the best settings")[1]
 
 
 @pytest.mark.parametrize("change", [{"jobs": 2, "stack": 2}, {"jobs": 2, "stack": 3}])
@@ -219,9 +223,8 @@ def test_where_there_are_no_others_than_pilots_a_line_says_so(
     pruned: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = train_mosi.main({**pruned, "settings": 3})
-    assert "the first 3 settings are trained to their end; there are no others to be pruned" in (
-        capsys.readouterr().out
-    )
+    line = "pilots: the first 3 settings, trained to the end; no others follow"
+    assert line in capsys.readouterr().out
     assert all(row["Status"] == "ok" for row in rows(path).values())
 
 
@@ -234,6 +237,17 @@ def test_where_all_pilots_diverged_nothing_is_pruned(
     assert "nothing is pruned: too few pilots have a validation loss" in output
     assert "pruned: 0 of 6 trainings\n" in output
     assert [row["Status"] for row in rows(path).values()] == ["diverged"] * 6
+
+
+@pytest.mark.parametrize("epochs", [5, 6])
+def test_epochs_too_few_for_pruning_are_told_in_one_line(
+    epochs: int, pruned: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_mosi.main({**pruned, "epochs": epochs, "settings": 5})
+    output = capsys.readouterr().out
+    assert output.count("nothing is pruned: that begins after epoch 5") == (epochs == 5)
+    assert output.count("pilots: ") == output.count("stopped above") == (epochs > 5)
+    assert "at epoch 10" not in output
 
 
 def test_pruned_settings_are_counted_in_reports_and_else_left_out(

@@ -24,6 +24,7 @@ from data.assembly import Assembled, assemble
 from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS, UNKNOWN
 from data.files import InputError, make_folder, opened_unchanged, printable, write_atomically
 from data.formats import read
+from data.kinds import script
 from data.layouts import ROLE_NAMES, Found
 from model import LMF
 from search.checkpoint import read_model
@@ -84,7 +85,8 @@ def read_trained(path: Path) -> Trained:
     Raises:
         InputError: There is no such file, or it is no such model.
     """
-    missing = "no such model; train one first, for example: python train_mosi.py --settings 10"
+    train = script("train_mosi.py")
+    missing = f"no such model; train one first, for example: {train} --settings 10"
     with opened_unchanged(path, missing):  # two look into it
         try:
             model, saved = LMF.load(path), read_model(path)
@@ -117,10 +119,10 @@ def _read_data(path: Path, split: str, trained: Trained) -> Assembled:
     names = {role: _place(found, split, role, emotion) for role in ROLE_NAMES}
     features = [key for key in needed if key != "label"]
     if missing := [keys[key] for key in features if not names[keys[key]]]:
-        expected = ", ".join(keys[key] for key in features)
+        expected, has = ", ".join(keys[key] for key in features), list(found.values)[:8]
         raise InputError(
             f"{path}: expected {expected}, or those of {split} in the layout of "
-            f"data/README.md, got no {' and no '.join(missing)}"
+            f"data/README.md, got no {' and no '.join(missing)}, but {', '.join(has) or 'nothing'}"
         )
     found = found._replace(places={("", split, role): name for role, name in names.items()})
     parts: dict[str, object] = {key: found.part(split, keys[key], "") for key in features}

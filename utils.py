@@ -25,7 +25,7 @@ from data.corpora import CORPORA, SPLITS, UNKNOWN, Corpus
 from data.files import InputError as InputError
 from data.files import checksum, opened_unchanged
 from data.files import printable as printable
-from data.kinds import SUFFIXES, quoted
+from data.kinds import SUFFIXES, quoted, script
 
 EMOTIONS = CORPORA["iemocap"].emotions
 
@@ -195,16 +195,18 @@ def _read(path: Path, digest: Callable[[BinaryIO], str]) -> tuple[object, str]:
 def _how_to_get(path: Path) -> str:
     if path.stem not in CORPORA:
         return "save the arrays there (docs/own-data.md), or name its folder with --data_path"
-    others = [f for f in sorted(path.parent.glob("*")) if f.suffix in SUFFIXES]
+    prepare, folder = script("data/prepare.py"), path.parent
+    others = [f for f in sorted(folder.glob("*")) if f.suffix in SUFFIXES]
     others = [f for f in others if path.stem in f.name and f.name != path.name]
     if others:
         return (
-            "if the data set is in a file beside it, convert that: python data/prepare.py convert "
-            f"{quoted(others[0])} --to {path.stem} -o {quoted(path.parent)}"
+            f"if the data set is in a file beside it, convert that: {prepare} convert "
+            f"{quoted(others[0])} --to {path.stem} -o {quoted(folder)}"
         )
+    where = "" if folder == Path("data") else f" --output_path {quoted(folder)}"
     return (
         "put the pickle there, name its folder with --data_path, or make synthetic data: "
-        f"python data/prepare.py synthetic {path.stem}"
+        f"{prepare} synthetic {path.stem}{where}"
     )
 
 

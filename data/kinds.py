@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 from data.files import InputError, printable
 
+_ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".csd", ".pt", ".pth")
 TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before it wrote zips
 _INSPECT = "look into it: python data/prepare.py inspect {path}"
@@ -82,3 +85,9 @@ def zip_members(file: BinaryIO) -> list[str]:
 def quoted(word: Path | str) -> str:
     """Returns a word as a shell takes it."""
     return printable(shlex.quote(str(word)))
+
+
+def script(name: str) -> str:
+    """Returns how a script of this project is run from the working directory, by this Python."""
+    is_here = os.path.exists(name) and os.path.samefile(name, _ROOT / name)
+    return f"{quoted(sys.orig_argv[0])} {quoted(name if is_here else _ROOT / name)}"

@@ -155,6 +155,7 @@ def read_options(flags: Parser, options: Mapping[str, object] | None) -> argpars
     """
     words = None if options is None else list(_words(options))
     read = flags.parse_args(words)
+    read.words = sys.argv[1:] if words is None else None  # of the command line
     read.without = [modality for modality in MODALITIES if modality in (read.without or ())]
     if len(read.without) == len(MODALITIES):
         raise InputError("--without: expected a modality to stay, got all three")

@@ -22,6 +22,7 @@ from search.hyperparams import read_hyperparams
 from search.jobs import Trainer, chunks
 from search.leaderboard import Leaderboard
 from search.messages import Epoch, Notice, Progress
+from search.next_steps import next_steps, with_settings
 from search.output import checked_output
 from search.printing import Rows, counted, say
 from search.progress import Display, Estimate
@@ -161,7 +162,7 @@ class _Search:
         self._print_head()
         if self.finished < self.wanted and not self.interrupt:
             self._train()
-        self._print_best()
+        self._print_end()
 
     def _take_in(self, table: Table) -> None:
         """Notes what earlier commands finished, also with another grid and other seeds."""
@@ -271,19 +272,26 @@ class _Search:
         if self.finished < self.wanted:
             say(self.rows.head())
 
-    def _print_best(self) -> None:
+    def _print_end(self) -> None:
         best, files = self.leaderboard.best(), self.records.files
         if self.options.pilots:
             say(self.pruning.summary())
         if not best:
             say("no setting has a validation loss yet")
-            return
-        print()
-        say("the best settings by validation")
-        say(self.rows.head(best=True))
-        for place, standing in enumerate(best, 1):
-            say(self.rows.best(place, standing))
-        print()
-        say(f"results: {files.csv}")
-        say(f"how they came about: {files.json}")
-        say(f"best model: {files.model}")
+        else:
+            print()
+            say("the best settings by validation")
+            say(self.rows.head(best=True))
+            for place, standing in enumerate(best, 1):
+                say(self.rows.best(place, standing))
+            print()
+            say(f"results: {files.csv}")
+            say(f"how they came about: {files.json}")
+            say(f"best model: {files.model}")
+            print()
+            for line in next_steps(self.experiment.name, self.options, files):
+                say(line)
+        if self.interrupt:
+            say("it was interrupted; the same command goes on with it")
+        elif self.options.words is not None and self.plan.count < self.plan.total:
+            say(f"go on:   {with_settings(self.options.words, 2 * self.plan.count)}")

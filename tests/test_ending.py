@@ -76,6 +76,7 @@ class Running:
         output, errors = self.process.communicate(timeout=60)  # none has its output open then
         assert (self.process.returncode, errors) == (128 + number, "")
         assert "the best settings by validation" in output
+        assert output.endswith("\nit was interrupted; the same command goes on with it\n")
 
 
 def test_an_interrupted_search_keeps_its_rows_and_goes_on_to_the_same_ones(

@@ -252,7 +252,7 @@ def test_what_is_no_model_is_said(
     ("change", "message"),
     [
         ({"audio": np.ones((3, 9))}, rf"audio \(B, {AUDIO}\).* got audio \(3, 9\)"),
-        ({"text": None}, "expected audio, video, text, or.* got no text"),
+        ({"text": None}, "expected audio, video, text, or.* got no text, but audio, video"),
         ({"video": np.ones((2, VIDEO))}, "expected equally many examples"),
         ({"video": np.ones((3, 4, VIDEO))}, r"expected video to be a numeric array \(N, D\)"),
         ({"label": np.ones((3, 2))}, "expected labels with 1 columns, got 2"),

@@ -78,7 +78,14 @@ class Rows:
         self.of_best = [_Column("", 1), valid, test]
         if several:
             self.of_result.append(_Column("seed", max(4, len(str(plan.seeds[-1])))))
-            self.of_best = [_Column("", 1), valid, spread, test, spread, _Column("n", 4)]
+            self.of_best = [
+                _Column("", 1),
+                valid,
+                spread,
+                test,
+                spread,
+                _Column("n", len(str(len(plan.seeds)))),
+            ]
         self.room = self.terminal - max(map(_width, (self.of_result, self.of_best))) - 1
         varied = [
             _Column(SHORT_NAMES[name], max(map(len, [SHORT_NAMES[name], *map(short, of_name)])))
@@ -94,6 +101,8 @@ class Rows:
         meanings["ep"] = "epochs"
         if self.of_best[-1].title == "n":
             meanings |= {"±": "standard deviation over n seeds"}
+        if self.names:
+            meanings["name"] = "as in the file of settings"
         full = {shown: name for name, shown in SHORT_NAMES.items()}
         meanings |= {title: full[title] for title, _ in self.shown if full[title] != title}
         yield from self._wrapped((f"{key}: {text}" for key, text in meanings.items()), "; ")

@@ -254,8 +254,9 @@ class _Search:
         )
         device = ", ".join(sorted(set(self._devices())))
         say(f"{device}, seed {options.seed}, torch {torch.__version__}")
+        plan, chosen = self.plan, f"{self.plan.count:,} of "
         say(
-            f"{self.plan.count:,} of {counted(self.plan.total, 'setting')}, "
+            f"{chosen * (plan.count < plan.total)}{counted(plan.total, 'setting')}, "
             f"{counted(options.repeats, 'seed')} each; "
             f"{self.finished:,} of {self.wanted:,} are done"
         )

@@ -148,6 +148,16 @@ def test_an_estimate_counts_ended_trainings_where_epochs_are_not_told() -> None:
     assert (estimate.trained, estimate.total) == (40, 40)
 
 
+def test_an_emotion_and_counts_of_one_are_named(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_iemocap.main({**options, "emotion": "all", "settings": 1})
+    output = capsys.readouterr().out
+    for emotion in ("happy", "sad", "angry", "neutral"):
+        assert f"iemocap, {emotion}: 23/9/11 examples" in output
+    assert " settings, 1 seed each; 0 of 1 are done\n" in output
+
+
 def test_a_pipe_gets_lines_of_progress(
     options: Options, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

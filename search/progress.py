@@ -6,7 +6,6 @@ At the bottom of a terminal that is a bar; where there is none, a line a minute.
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -91,12 +90,8 @@ class Display:
         )
         self.started = self.said = time.monotonic()
 
-    def __enter__(self) -> Display:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Leaves the bar as it is."""
         self.bar.close()
 
     def say(self, line: str) -> None:

@@ -192,13 +192,12 @@ class _Search:
         tells_epochs = options.verbose or not options.cluster
         estimate = Estimate(left, options.epochs, self.pruning.mean_epochs)
         display = Display(estimate, self.finished, self._is_endless())
-        with display, self._backend() as backend:
+        with contextlib.closing(display), self._backend() as backend:
             for count, stops, line in self.pruning.phases(left, self.done, options.epochs):
                 if line:
                     display.say(line)
                 estimate.start_phase()
                 limits = Limits(options.epochs, options.patience, stops)
-                # on a cluster, a message takes a worker as long as some epochs
                 trainer = Trainer(task, limits, options.stack, tells_epochs)
                 work = chunks(itertools.islice(jobs, count), count, backend.slots, stack)
                 with contextlib.closing(backend.train(work, trainer, self.data)) as messages:
@@ -295,4 +294,5 @@ class _Search:
         if self.interrupt:
             say("it was interrupted; the same command goes on with it")
         elif self.options.words is not None and self.plan.count < self.plan.total:
-            say(f"go on:   {with_settings(self.options.words, 2 * self.plan.count)}")
+            more = min(2 * self.plan.count, self.plan.total)
+            say(f"go on:   {with_settings(self.options.words, more)}")

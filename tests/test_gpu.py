@@ -34,11 +34,12 @@ from torch.utils._pytree import tree_leaves
 
 import train_mosi
 from training import graphs
+from training import stacked as stacked_module
 from training.memory import bytes_per_member
 from training.parameters import Sizes, sizes
-from training.result import Data, Limits
+from training.result import Data, Limits, Task
 from training.setting import Setting
-from training.stacked import Job, Stack
+from training.stacked import Job, Stack, fit_stacked
 from training.words import Words
 from utils import Split
 
@@ -152,7 +153,29 @@ def test_members_need_four_fifths_of_the_memory_that_they_are_given(
     with valid:
         stack._valid_loss()
     needed += steps.most + valid.most
-    assert 0.6 < needed / count / bytes_per_member(size, data) < 0.8
+    assert 0.6 < needed / count / bytes_per_member(size, data, 1) < 0.8
+
+
+def test_memory_is_estimated_by_the_outputs_also_if_a_label_is_one_class_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cross_entropy(output: Tensor, label: Tensor) -> Tensor:
+        return output.logsumexp(-1) - output.gather(-1, label.long()).squeeze(-1)
+
+    data = make_work().data
+    for split in data:
+        split.label = split.label.gt(0).float()
+    estimates: list[int] = []
+
+    def members_that_fit(*asked: Any) -> int:
+        estimates.append(bytes_per_member(*asked))
+        return 2
+
+    monkeypatch.setattr(stacked_module, "members_that_fit", members_that_fit)
+    for outputs in (2, 50):
+        task = Task(outputs, cross_entropy, 1, lambda _: {})
+        assert len(list(fit_stacked(drawn(2, PLAIN), data, task, LIMITS))) == 2
+    assert estimates[0] < estimates[-1]
 
 
 def test_settings_that_fit_no_memory_together_are_trained_fewer_at_a_time(
@@ -272,7 +295,7 @@ def test_memory_is_what_was_estimated_and_is_given_back(
         torch.cuda.reset_peak_memory_stats()
         stacked(jobs, work, count, limits=Limits(3, 3))
         most.append(torch.cuda.max_memory_reserved() - before)
-    estimate = count * bytes_per_member(sizes(base), work.data)
+    estimate = count * bytes_per_member(sizes(base), work.data, 1)
     print(f"{count} members: {most[0] / 1e9:.2f} GB, {estimate / 1e9:.2f} were estimated")
     assert most[0] < estimate + 2**28  # cuBLAS and cuDNN have their own, whatever the number
     assert most[1] < most[0] + 2**28
@@ -284,7 +307,7 @@ def test_too_little_memory_makes_stacks_smaller(cuda: str) -> None:
     work, jobs = real_work(base, 32, cuda)
     expected = stacked(jobs, work, 32, limits=Limits(3, 3))
     torch.cuda.empty_cache()
-    bound = torch.cuda.memory_reserved() + 12 * bytes_per_member(sizes(base), work.data)
+    bound = torch.cuda.memory_reserved() + 12 * bytes_per_member(sizes(base), work.data, 1)
     torch.cuda.set_per_process_memory_fraction(bound / torch.cuda.mem_get_info()[1])
     try:
         for job, result in stacked(jobs, work, 32, limits=Limits(3, 3)).items():

@@ -20,7 +20,7 @@ def default_slots(size: Sizes, device_type: str) -> int:
     return max(8, min(32, 8192 // (size.text * size.batch_size)))  # torch's share of a step falls
 
 
-def members_that_fit(size: Sizes, data: Data) -> int:
+def members_that_fit(size: Sizes, data: Data, output_dim: int) -> int:
     """Returns how many members the free memory of the data's GPU holds, at least 1.
 
     On a CPU that is no question.
@@ -31,18 +31,17 @@ def members_that_fit(size: Sizes, data: Data) -> int:
     gc.collect()
     torch.cuda.empty_cache()  # what nobody uses any more is free too
     free, _ = torch.cuda.mem_get_info(device)
-    return max(1, free // bytes_per_member(size, data))
+    return max(1, free // bytes_per_member(size, data, output_dim))
 
 
-def bytes_per_member(size: Sizes, data: Data) -> int:
+def bytes_per_member(size: Sizes, data: Data, output_dim: int) -> int:
     """Returns how much of a GPU's memory a member is given.
 
     Of that it needs four fifths at most: its rows, a captured step and a chunk of the valid split.
     The rest is for what the allocator wastes, and for CUDA's libraries.
     """
     steps, features = data.train.text.shape[1:]
-    outputs = data.train.label.shape[1]
-    floats = 8 * Parameters(size, data.input_dims, outputs).width
+    floats = 8 * Parameters(size, data.input_dims, output_dim).width
     floats += steps * size.batch_size * (features + 18 * size.text)
     floats += steps * VALID_CHUNK * (features + 12 * size.text)
     return 4 * floats * 10 // 9

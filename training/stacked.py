@@ -304,7 +304,7 @@ def fit_stacked(
     for size, group in groups.items():
         most = slots or default_slots(size, data.train.label.device.type)
         while group:
-            count = min(most, len(group), members_that_fit(size, data))
+            count = min(most, len(group), members_that_fit(size, data, task.output_dim))
             try:
                 stack = Stack(size, count, data, words, task, limits)
                 for result in stack.train(iter(list(group)), on_epoch):

@@ -144,6 +144,7 @@ class Retries:
 
 def out_of_memory(error: BaseException) -> str | None:
     """Returns why a worker counts as dead if memory ran out, None if the error is another."""
+    error = error.__cause__ or error  # a capture says what to do when it fails, whatever the cause
     text = str(error)
     kind = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
     if kind or (isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)):

@@ -17,7 +17,7 @@ from typing import IO, NamedTuple, Protocol
 import torch
 
 from search.jobs import Trainer, out_of_memory, pickled, set_torch_up
-from search.messages import Epoch, Failed, OutOfMemory, Ready
+from search.messages import Epoch, Failed, OutOfMemory, Ready, Unfit
 from search.signals import ENDING
 from training.result import Data, Result
 from training.stacked import Job
@@ -166,7 +166,7 @@ def _work(driver: connection.Connection, trainer: Trainer, data_file: str, devic
     if device != "cpu":  # else new streams and graphs would be the first GPU's
         torch.cuda.set_device(device)
 
-    def tell(message: Result | Epoch | Ready | OutOfMemory | Failed) -> None:
+    def tell(message: Result | Epoch | Ready | OutOfMemory | Unfit | Failed) -> None:
         driver.send_bytes(pickled(message))
 
     try:
@@ -179,8 +179,12 @@ def _work(driver: connection.Connection, trainer: Trainer, data_file: str, devic
     except (EOFError, ConnectionError):
         return  # the driver is gone
     except Exception as error:
-        reason = out_of_memory(error)
-        tell(OutOfMemory(reason) if reason else Failed(traceback.format_exc()))
+        if reason := out_of_memory(error):
+            tell(OutOfMemory(reason))
+        elif isinstance(error, InputError):
+            tell(Unfit(str(error)))
+        else:
+            tell(Failed(traceback.format_exc()))
 
 
 def _end_with_parent() -> None:

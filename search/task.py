@@ -66,6 +66,7 @@ def train_task(
         Why it could not go on, if memory ran out.
     """
     from search.jobs import out_of_memory, pickled, set_torch_up
+    from utils import InputError
 
     def tell(message: Began | Epoch | Result | Unfit | Failed) -> None:
         posted = mailbox.put.remote(pickled(message))
@@ -82,7 +83,10 @@ def train_task(
     except Exception as error:
         if reason := out_of_memory(error):
             return reason
-        tell(Failed(traceback.format_exc()))
+        if isinstance(error, InputError):
+            tell(Unfit(f"a worker on {socket.gethostname()}: {error}"))
+        else:
+            tell(Failed(traceback.format_exc()))
     return None
 
 

@@ -14,7 +14,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 from search.jobs import ATTEMPTS, POLL_SECONDS, Retries, Trainer
-from search.messages import Epoch, Failed, OutOfMemory, Progress, Ready
+from search.messages import Epoch, Failed, OutOfMemory, Progress, Ready, Unfit
 from search.process import CONTEXT, DataFile, Died, Worker, end_workers, saved
 from search.signals import holding_signals_back
 from search.temporary import OwnFolder
@@ -115,7 +115,7 @@ class LocalBackend:
 
         Raises:
             InputError: There is no room for the data in the folder of temporary files, or workers
-                can't be started.
+                can't be started, or this machine can't train what was asked for.
             RuntimeError: A worker raised an exception; it is shown with the worker's own traceback.
         """
         _check_file_limit(len(self.devices))
@@ -151,6 +151,8 @@ class LocalBackend:
                         self.failed_starts = 0
                     case OutOfMemory(reason):
                         worker.reason = reason
+                    case Unfit(reason):
+                        raise InputError(reason)
                     case Failed(text):
                         raise RuntimeError(f"a worker failed:\n{text}")
                     case Result(setting, seed) as result if (setting, seed) in worker.jobs:

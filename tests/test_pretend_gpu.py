@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from search.jobs import out_of_memory
 from training import graphs
 from training import stacked as stacked_module
 from training.memory import bytes_per_member
@@ -34,7 +36,7 @@ from training.parameters import Sizes, sizes
 from training.result import Data, Limits, Task
 from training.stacked import Stack, fit_stacked
 from training.words import Words
-from utils import Split
+from utils import InputError, Split
 
 if hasattr(backend_registration, SETUP):  # before any test: autograd counts devices only once
     set_up()
@@ -87,8 +89,38 @@ def test_a_step_that_cuda_would_not_capture_is_found(
         return {name: FAULTS[said](mask) for name, mask in masks(stack, positions).items()}
 
     monkeypatch.setattr(Stack, "_masks", faulty)
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises((RuntimeError, InputError), match=said):
         train(make_work(), slots=2)
+
+
+def unable(reason: str) -> Callable[..., contextlib.nullcontext[None]]:
+    """Returns what takes the place of torch.cuda.graph where it fails."""
+
+    def capture(*_: object, **__: object) -> contextlib.nullcontext[None]:
+        raise RuntimeError(f"{reason}\nFor debugging, consider another environment variable.")
+
+    return capture
+
+
+@pytest.mark.usefixtures("pretend")
+def test_where_nothing_can_be_captured_a_line_says_how_to_train_without_and_that_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph", unable("CUDA error: not permitted"))
+    with pytest.raises(InputError, match=r"CUDA error: not permitted; set LMF_CUDA_GRAPHS=0 .*$"):
+        train(make_work(), slots=2)
+    monkeypatch.setenv("LMF_CUDA_GRAPHS", "0")
+    train(make_work(), slots=2)
+
+
+@pytest.mark.usefixtures("pretend")
+def test_memory_that_runs_out_in_a_capture_is_no_fault_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph", unable("CUDA error: out of memory"))
+    with pytest.raises(InputError) as raised:
+        train(make_work(), slots=2)
+    assert "ran out of memory" in str(out_of_memory(raised.value))
 
 
 class Memory(TorchDispatchMode):

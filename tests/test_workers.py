@@ -44,8 +44,8 @@ class Pretending:
     Args:
         marks: Where each attempt leaves a file.
         fault: What happens to the job of rank 2: "death", "half a message", "a stop"
-            (amid a message), "no message", "nonsense", "memory", "error", "standstill" (until
-            there is a mark "go on") or "".
+            (amid a message), "no message", "nonsense", "memory", "error", "bad input",
+            "standstill" (until there is a mark "go on") or "".
         times: How many attempts at it go wrong.
     """
 
@@ -80,6 +80,8 @@ class Pretending:
             torch.empty(2**50)
         if self.fault == "error":
             raise ZeroDivisionError("a fault of ours")
+        if self.fault == "bad input":
+            raise InputError("expected another machine")
         while self.fault == "standstill" and not (self.marks / "go on").exists():
             time.sleep(0.01)
 
@@ -149,6 +151,11 @@ def test_a_setting_whose_worker_died_once_is_trained_again(tmp_path: Path) -> No
 def test_an_exception_in_a_worker_is_shown_with_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*ZeroDivisionError: a fault"):
         run(Pretending(tmp_path, "error"), ALONE)
+
+
+def test_a_worker_that_says_what_to_do_ends_the_search_with_that_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^expected another machine$"):
+        run(Pretending(tmp_path, "bad input"), ALONE)
 
 
 def test_an_idle_worker_that_dies_does_not_end_the_search(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from utils import InputError
+
 CAPTURED_ON = "cuda"  # the kind of device
 SWITCH = "LMF_CUDA_GRAPHS"  # the environment's; 0: steps are not captured
 
@@ -27,6 +29,9 @@ class Graphs:
         Args:
             step: A training step, given the batch's positions (K, B) in the epoch.
             batch_sizes: Of the epoch's batches.
+
+        Raises:
+            InputError: Steps can't be captured here.
         """
         self.position.zero_()
         if self.device.type != CAPTURED_ON or os.environ.get(SWITCH) == "0":
@@ -57,9 +62,10 @@ class Graphs:
             except torch.cuda.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                raise RuntimeError(
-                    f"a CUDA graph can't be captured here ({error}); {SWITCH}=0 in the "
-                    "environment trains without, slower"
+                reason = str(error).partition("\n")[0]
+                raise InputError(
+                    f"expected a GPU that captures CUDA graphs, got: {reason}; set {SWITCH}=0 in "
+                    "the environment to train without them, slower"
                 ) from error
             self.captured[batch_size] = graph
         graph.replay()

@@ -1,19 +1,21 @@
 """Measure a search's speed: settings per hour, beside the way in which the release trains them.
 
-    python benchmarks/throughput.py                 # CPU
-    python benchmarks/throughput.py --cuda --settings 4608 --stack 1 4 16 64 256
+    python benchmarks/throughput.py                 # on a CPU
+    make gpu-throughput                             # on a GPU
 
-Three ways train settings of the MOSI grid, for the same number of epochs each:
+Three ways train settings of the MOSI grid; each prints its row as soon as it is measured:
 
+- fast: the scripts' default, `training.stacked.fit_stacked`, a worker per core, or per GPU.
 - release: as the released scripts work. One setting at a time with torch's default threads, a
   DataLoader whose 4 workers start anew for every pass, the test split scored in every epoch.
 - reference: `training.reference.fit`, a worker process per core (--stack 1 of the scripts).
-- fast: the scripts' default, `training.stacked.fit_stacked`, a worker per core, or per GPU.
 
-The sample covers every batch size and text_hidden equally. The first two ways train its first part,
-since their time per setting does not depend on how many there are; the fast one trains all of it,
-since a search has enough settings of a size to train together, or with --stack K as many as fill a
-stack of each size. Starting the workers is not counted.
+The sample covers every batch size and text_hidden equally. The fast way trains all of it, since a
+search has enough settings of a size to train together, or with --stack K as many as fill a stack
+of each size. The others train its first part, since their time per setting does not depend on how
+many there are, and maybe for fewer epochs: settings per hour are those of --epochs. The fast way
+needs more of them on a GPU, where steps are captured in its first. Starting the workers is not
+counted.
 
 Useful arithmetic is that of the LSTM's products over the words, each time that one stands in a
 text. Real texts repeat words, the synthetic ones don't: --data_path takes real ones.
@@ -25,7 +27,7 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -56,17 +58,24 @@ from training.stacked import Job, default_slots
 from training.words import Words, leading_zero_frames
 from utils import Split, load_mosi
 
-SIZES = [(batch, text) for text in GRID["text_hidden"] for batch in GRID["batch_size"]]
+TEXTS, BATCHES = GRID["text_hidden"], GRID["batch_size"]
+SIZES = [  # the first ones, as many as batch sizes, have each text_hidden equally often
+    (batch, TEXTS[(i + turn) % len(TEXTS)])
+    for turn in range(len(TEXTS))
+    for i, batch in enumerate(BATCHES)
+]
 COLUMNS = ("way", "device", "settings", "epochs", "seconds", "settings per hour", "times release",
            "useful GFLOP/s", "share of matrix product speed")  # fmt: skip
+TIMES = COLUMNS.index("times release")
 
 
-class Measured(NamedTuple):
-    """What one way took: for how many settings, and how much arithmetic."""
+class Way(NamedTuple):
+    """A way to train, and what is trained; it returns the seconds that it takes."""
 
-    settings: int
-    seconds: float
-    flops: float
+    name: str
+    settings: Sequence[Setting]
+    epochs: int
+    train: Callable[[Sequence[Setting], int], float]
 
 
 def sample(count: int, seed: int) -> list[Setting]:
@@ -118,7 +127,7 @@ def train_as_released(setting: Setting, data: Data, epochs: int, device: str) ->
                 loss(output, label).sum().item()
 
 
-def release(settings: Sequence[Setting], data: Data, epochs: int, device: str) -> float:
+def release(data: Data, device: str, settings: Sequence[Setting], epochs: int) -> float:
     """Returns the seconds that the release's way takes."""
     doubles = Data(*(Split(*(part.double() for part in split[:])) for split in data))
     started = time.perf_counter()
@@ -128,7 +137,7 @@ def release(settings: Sequence[Setting], data: Data, epochs: int, device: str) -
 
 
 def workers(
-    settings: Sequence[Setting], data: Data, epochs: int, devices: list[str], stack: int | None
+    data: Data, devices: list[str], stack: int | None, settings: Sequence[Setting], epochs: int
 ) -> float:
     """Returns the seconds that worker processes take, from the moment when they are ready."""
     kind = devices[0].split(":")[0]
@@ -162,53 +171,53 @@ def matrix_product_speed(device: str) -> float:
     return best
 
 
-def measure(options: argparse.Namespace, data: Data) -> tuple[dict[str, Measured], float]:
-    """Returns what each way took, and the device's matrix product speed."""
-    device = "cuda:0" if options.cuda else "cpu"
+def ways(options: argparse.Namespace, data: Data, device: str) -> Iterator[Way]:
+    """Yields the ways to train, the fast one first."""
     devices = [device] * (1 if options.cuda else options.jobs or joblib.cpu_count())
     settings = sample(options.settings, options.seed)
-    first = settings[: options.release_settings]
-    ways = {
-        "release": (first, partial(release, first, data, options.epochs, device)),
-        "reference": (first, partial(workers, first, data, options.epochs, devices, 1)),
-    }
     for stack in options.stack or [None]:
         name = "fast" if stack is None else f"fast, K = {stack}"
-        chosen = settings[: max(len(first), stack * len(SIZES))] if stack else settings
-        ways[name] = (chosen, partial(workers, chosen, data, options.epochs, devices, stack))
-    measured = {}
-    for name, (chosen, way) in ways.items():
-        flops = sum(useful_flops(setting, data, options.epochs) for setting in chosen)
-        measured[name] = Measured(len(chosen), way(), flops)
-        print(f"{name}: {measured[name].seconds:.1f} s for {len(chosen)} settings", flush=True)
-    return measured, matrix_product_speed(device)
+        chosen = settings[: stack * len(SIZES)] if stack else settings
+        yield Way(name, chosen, options.epochs, partial(workers, data, devices, stack))
+    few, epochs = settings[: options.release_settings], options.release_epochs or options.epochs
+    yield Way("release", few, epochs, partial(release, data, device))
+    yield Way("reference", few, epochs, partial(workers, data, devices, 1))
 
 
-def rows(
-    measured: dict[str, Measured], speed: float, device: str, epochs: int
-) -> list[tuple[str, ...]]:
-    """Returns the table, a row per way, as texts."""
-    base = measured["release"].settings / measured["release"].seconds
-    return [
-        (
-            name, device, str(settings), str(epochs), f"{seconds:.1f}",
-            f"{3600 * settings / seconds:.0f}", f"{settings / seconds / base:.1f}",
-            f"{flops / seconds / 1e9:.1f}", f"{flops / seconds / speed:.3f}",
-        )
-        for name, (settings, seconds, flops) in measured.items()
-    ]  # fmt: skip
+def measure(options: argparse.Namespace, data: Data, kind: str, path: Path) -> None:
+    """Prints and writes the row of each way; times release where the release's is known."""
+    device = "cuda:0" if options.cuda else "cpu"
+    speed = matrix_product_speed(device)
+    print(f"matrix product speed: {speed / 1e9:.0f} GFLOP/s\n\n{' | '.join(COLUMNS)}", flush=True)
+    hourly: dict[str, float] = {}
+    table: list[list[str]] = []
+    for name, settings, epochs, train in ways(options, data, device):
+        seconds = train(settings, epochs)
+        flops = sum(useful_flops(each, data, epochs) for each in settings) / seconds
+        hourly[name] = 3600 * len(settings) * epochs / options.epochs / seconds
+        row = [name, kind, str(len(settings)), str(epochs), f"{seconds:.1f}"]
+        row += [f"{hourly[name]:.0f}", "", f"{flops / 1e9:.1f}", f"{flops / speed:.3f}"]
+        print(" | ".join(row), flush=True)
+        table.append(row)
+        if "release" in hourly:
+            for row in table:
+                row[TIMES] = f"{hourly[row[0]] / hourly['release']:.1f}"
+        write_csv(path, [COLUMNS, *table])
+    print("\ntimes release: " + ", ".join(f"{row[0]} {row[TIMES]}" for row in table))
 
 
 def _flags() -> Parser:
     flags = Parser(description=__doc__)
     add = flags.add_argument
     sizes = whole_between(len(SIZES), 10**6)  # each size once, or more often
+    batches = whole_between(len(BATCHES), 10**6)
     add("--data_path", type=folder, default="./data", help="folder of mosi.pkl")
     add("--output_path", type=folder, default=Path("results"), help="folder for throughput.csv")
     add("--cuda", action="store_true", help="measure on one GPU")
     add("--settings", type=sizes, default=288, help="settings of the fast path")
-    add("--release_settings", type=sizes, default=36, help="at most, of the others")
+    add("--release_settings", type=batches, default=36, help="at most, of the others")
     add("--epochs", type=whole, default=4, help="epochs of each")
+    add("--release_epochs", type=whole, help="of the others (default: --epochs)")
     add("--jobs", type=whole, help="worker processes (default: one per core)")
     add("--stack", type=whole, nargs="+", help="settings that train together (default: by size)")
     add("--seed", type=int, default=0, help="of the sample")
@@ -218,10 +227,10 @@ def _flags() -> Parser:
 def main(words: Sequence[str] | None = None) -> None:
     """Measures, prints the table, and writes it as CSV."""
     options = _flags().parse_args(words)
-    make_folder(options.output_path)
     if options.cuda:
         check_cuda()
-    prepare()
+    make_folder(options.output_path)
+    prepare(compiled=not options.cuda)
     train, valid, test, _ = load_mosi(options.data_path)
     data = Data(train, valid, test)
     text = Words(train.text)
@@ -231,14 +240,9 @@ def main(words: Sequence[str] | None = None) -> None:
         f"{kind}, torch {torch.__version__}; {text.ids.numel()} frames of text to train on, "
         f"{padding:.0%} are padding, {len(text.vectors)} differ"
     )
-    measured, speed = measure(options, data)
-    table = rows(measured, speed, kind, options.epochs)
-    print(f"matrix product speed: {speed / 1e9:.0f} GFLOP/s\n")
-    for row in (COLUMNS, *table):
-        print(" | ".join(row))
     path = options.output_path / "throughput.csv"
-    write_csv(path, [COLUMNS, *table])
-    print(f"\nwritten to {path}")
+    measure(options, data, kind, path)
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import csv
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Options
@@ -37,6 +39,7 @@ BAD_FLAGS = [
     ("pruning", "--pilots 150", "--pilots: expected fewer than --settings, got 150"),
     ("pruning", "growth", "PART: expected replay or clock, got growth"),
     ("throughput", "--settings 17", "--settings: expected a whole number"),
+    ("throughput", "--release_settings 5", "--release_settings: expected a whole number"),
 ]
 
 
@@ -85,6 +88,39 @@ def test_pruning_is_measured_by_replay_and_by_the_clock(options: Options, tmp_pa
         ("--prune", "6"),
     ]
     assert clock[0]["share of seconds"] == "100.0%"
+
+
+def test_throughput_writes_the_row_of_each_way_as_soon_as_it_is_measured(
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "throughput.csv"
+    seen: list[tuple[int, int, int]] = []
+
+    def measured(*arguments: Any) -> float:
+        *_, settings, epochs = arguments
+        written = len(path.read_text().splitlines()) - 1 if path.exists() else 0
+        seen.append((len(settings), epochs, written))
+        return len(settings) * epochs / (9 if arguments[1] == "cpu" else 90)
+
+    monkeypatch.setattr(throughput, "workers", measured)
+    monkeypatch.setattr(throughput, "release", measured)
+    flags = "--settings 54 --stack 3 2 --epochs 20 --release_settings 6 --release_epochs 2"
+    folders = f"--data_path {options['data_path']} --output_path {tmp_path}"
+    throughput.main(f"{flags} {folders}".split())
+    assert seen == [(54, 20, 0), (36, 20, 1), (6, 2, 2), (6, 2, 3)]
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["times release"] for row in rows] == ["10.0", "10.0", "1.0", "10.0"]
+    assert [row["settings per hour"] for row in rows] == ["16200", "16200", "1620", "16200"]
+
+
+def test_the_first_settings_of_throughput_cover_batch_sizes_and_widths_equally() -> None:
+    for count, each in ((6, (1, 2)), (18, (3, 6)), (36, (6, 12))):
+        settings = throughput.sample(count, seed=0)
+        for name, times in zip(("batch_size", "text_hidden"), each, strict=True):
+            assert set(Counter(getattr(s, name) for s in settings).values()) == {times}
 
 
 def test_rows_that_are_appended_are_the_searchs_next_ones(tmp_path: Path) -> None:

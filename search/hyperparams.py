@@ -51,10 +51,8 @@ def read_hyperparams(path: Path, data_set: str, names: Sequence[str] = ()) -> di
     found = tables.get(data_set, {})
     missing = [name for name in names if name not in found]
     if missing or not found:
-        corpus = None if found or path != HYPERPARAMS_FILE else CORPORA.get(data_set)
         raise InputError(
-            f"{path}: expected a setting for {' and '.join(missing) or data_set}, got none"
-            f"{f' (none was published for {corpus.title})' if corpus else ''}; "
+            f"{path}: expected a setting for {' and '.join(missing) or data_set}, got none; "
             f"add a row to its table [{data_set}]"
         )
     return {name: found[name] for name in names or found}

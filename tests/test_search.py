@@ -493,7 +493,6 @@ def refused(data_set: str, line: list[str]) -> str:
         (f"--run_id {'x' * 220}", "--run_id: expected at most 200 bytes together"),
         ("--hyperparams=", "expected a file, got a folder"),
         ("--grid rank=1 --hyperparams", "--grid and --hyperparams"),
-        ("--hyperparams", "none was published for CMU-MOSI"),
         ("--hyperparams nowhere.txt", "nowhere.txt"),
         ("--hyperparams /dev/zero", "/dev/zero: expected a file, got a"),
         *((f"--{n}_path=", f"--{n}_path: expected a folder, got ''") for n in ("data", "output")),

@@ -81,12 +81,13 @@ class Way(NamedTuple):
 def sample(count: int, seed: int) -> list[Setting]:
     """Returns settings of the MOSI grid, each batch size with each text_hidden equally often."""
     draw = random.Random(seed)
-    settings = []
-    for i in range(count):
-        batch_size, text_hidden = SIZES[i % len(SIZES)]
-        values = {name: draw.choice(values) for name, values in GRID.items()}
-        settings.append(Setting(**values | {"batch_size": batch_size, "text_hidden": text_hidden}))
-    return settings
+    return [draw_setting(draw, *SIZES[i % len(SIZES)]) for i in range(count)]
+
+
+def draw_setting(draw: random.Random, batch_size: int, text_hidden: int) -> Setting:
+    """Returns a setting of the MOSI grid, but for these two of its values."""
+    values = {name: draw.choice(values) for name, values in GRID.items()}
+    return Setting(**values | {"batch_size": batch_size, "text_hidden": text_hidden})
 
 
 def useful_flops(setting: Setting, data: Data, epochs: int) -> float:

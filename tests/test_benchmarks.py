@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from conftest import Options
 from test_search import table, words
 from written_results import SETTING, make_rows, read, write_results
 
 import train_mosi
-from benchmarks import costs, efficiency, pruning, throughput
+from benchmarks import costs, efficiency, pruning, steps, throughput
 from data.files import InputError
 from search.grid import Settings, shuffled
 from search.pruning import RULE
@@ -26,7 +29,8 @@ from training.result import Limits
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {
-    **{"costs": costs, "efficiency": efficiency, "pruning": pruning, "throughput": throughput}
+    **{"costs": costs, "efficiency": efficiency, "pruning": pruning},
+    **{"steps": steps, "throughput": throughput},
 }
 BAD_FLAGS = [
     ("costs", "--rows 1", "--rows: expected a whole number"),
@@ -38,6 +42,7 @@ BAD_FLAGS = [
     ("pruning", "--rule 5:0.5,9:2", "--rule: expected EPOCH:QUANTILE"),
     ("pruning", "--pilots 150", "--pilots: expected fewer than --settings, got 150"),
     ("pruning", "growth", "PART: expected replay or clock, got growth"),
+    ("steps", "--members 0", "--members: expected a whole number"),
     ("throughput", "--settings 17", "--settings: expected a whole number"),
     ("throughput", "--release_settings 5", "--release_settings: expected a whole number"),
 ]
@@ -121,6 +126,85 @@ def test_the_first_settings_of_throughput_cover_batch_sizes_and_widths_equally()
         settings = throughput.sample(count, seed=0)
         for name, times in zip(("batch_size", "text_hidden"), each, strict=True):
             assert set(Counter(getattr(s, name) for s in settings).values()) == {times}
+
+
+def test_traffic_is_what_operations_read_and_write() -> None:
+    x, row, index = torch.ones(10, 4), torch.ones(1, 4), torch.tensor([3, 3, 7])
+    operations = {  # and the bytes of each
+        lambda: x + 1: 320,
+        lambda: x.mul_(2): 320,
+        lambda: x.zero_(): 160,
+        lambda: x.copy_(row.expand(10, 4)): 160 + 16,
+        lambda: torch.add(x, x, out=torch.empty(10, 4)): 3 * 160,
+        lambda: x.index_select(0, index): 2 * 48 + 24,
+        lambda: x.view(40)[:20]: 0,
+    }
+    for operation, expected in operations.items():
+        with steps.Traffic() as traffic:
+            operation()
+        assert traffic.bytes == expected
+
+
+class Event:
+    """Takes the place of torch.cuda.Event, on a machine without a GPU."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, end: Event) -> float:
+        return 100.0  # ms
+
+
+def test_steps_are_timed_as_far_as_they_fit_and_profiled(
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kernels = [
+        SimpleNamespace(key=name, count=count, self_device_time_total=time)
+        for name, count, time in (("small", 40, 100.0), ("large", 10, 300.0))
+    ]
+    profiled = SimpleNamespace(key_averages=lambda: kernels)
+    for name, value in {
+        "is_available": lambda: True,
+        "get_device_name": lambda: "a GPU",
+        "memory_reserved": lambda: 3e9,
+        "synchronize": lambda: None,
+        "Event": Event,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    for name, value in {
+        "DEVICE": "cpu",
+        "COPIED": 2**10,
+        "profile": lambda activities: contextlib.nullcontext(profiled),
+        "members_that_fit": lambda size, data, outputs: 2 if size.batch_size == 4 else 3,
+    }.items():
+        monkeypatch.setattr(steps, name, value)
+    monkeypatch.setattr(steps, "SIZES", ((64, 4), (64, 7)))
+    monkeypatch.setattr(steps, "PROFILED", (64, 7))
+    folders = f"--data_path {options['data_path']} --output_path {tmp_path}"
+    steps.main(f"--members 2 3 5 {folders}".split())
+    with (tmp_path / "steps.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = [(row["batch_size"], row["members"]) for row in rows]
+    assert measured == [("4", "2"), ("7", "2"), ("7", "3")]
+    assert all(float(row["floor ms"]) > 0 for row in rows)
+    assert {row["ms per step"] for row in rows} == {f"{100 / 50:.3f}", f"{100 / 51:.3f}"}
+    said = capsys.readouterr().out
+    assert "64 | 4 | 3 | does not fit into memory: left out" in said
+    assert "a step of 3 members, text_hidden 64, batch_size 7" in said
+    assert said.endswith("100.0 | 0.750 | 3.3 | large\n33.3 | 0.250 | 13.3 | small\n")
+
+
+def test_steps_need_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="expected a GPU that torch can use, found none"):
+        steps.main(["--output_path", str(tmp_path)])
 
 
 def test_rows_that_are_appended_are_the_searchs_next_ones(tmp_path: Path) -> None:

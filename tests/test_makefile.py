@@ -18,23 +18,33 @@ case "$*" in *--best_grid*) echo audio_hidden=4 rank=8 batch_size=16;; esac
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 
 
-def commands(folder: Path, *words: str) -> list[str]:
-    """Returns what make ran in the place of Python."""
-    bin_ = folder / "venv" / "bin"
-    bin_.mkdir(parents=True)
-    (bin_ / "python").write_text(STUB)
-    (bin_ / "python").chmod(0o755)
-    for ready in ("ready", "ready-dev"):
-        (folder / "venv" / ready).touch()
+def make(*words: str) -> subprocess.CompletedProcess[str]:
     kept = {"PATH", "HOME", "TMPDIR", "LANG"}  # not the flags of a make that runs the tests
-    run = subprocess.run(
-        ["make", "-C", str(ROOT), f"VENV={folder / 'venv'}", *words],
+    return subprocess.run(
+        ["make", "-C", str(ROOT), *words],
         env={name: value for name, value in os.environ.items() if name in kept},
         capture_output=True,
         text=True,
     )
+
+
+def put_stub(folder: Path, fails: str = "nothing") -> Path:
+    """Returns a program in Python's place, which fails where it is given such a word."""
+    folder.mkdir(parents=True)
+    python = folder / "python"
+    python.write_text(f'{STUB}case "$*" in *{fails}*) exit 1;; esac\n')
+    python.chmod(0o755)
+    return python
+
+
+def commands(folder: Path, *words: str) -> list[str]:
+    """Returns what make ran in the place of Python."""
+    python = put_stub(folder / "venv" / "bin")
+    for ready in ("ready", "ready-dev"):
+        (folder / "venv" / ready).touch()
+    run = make(f"VENV={folder / 'venv'}", *words)
     assert run.returncode == 0, run.stderr
-    return (bin_ / "log").read_text().splitlines()
+    return (python.parent / "log").read_text().splitlines()
 
 
 @pytest.mark.parametrize("way", ["DATA={}", "FLAGS=--data_path {}", "FLAGS=--data_path={}"])
@@ -49,6 +59,19 @@ def test_data_are_made_where_they_are_read(target: str, way: str, tmp_path: Path
     (data / "mosi.pkl").touch()
     shutil.rmtree(tmp_path / "venv")
     assert "prepare.py" not in " ".join(commands(tmp_path, target, way.format(data)))
+
+
+@pytest.mark.parametrize("failing", ["test_gpu.py", "steps.py", "throughput.py"])
+def test_make_gpu_runs_its_parts_whatever_becomes_of_the_others_and_fails(
+    failing: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mosi.pkl").touch()
+    python = put_stub(tmp_path / "bin", failing)
+    run = make("gpu", f"PYTHON={python}", f"DATA={tmp_path}", f"VENV={tmp_path / 'venv'}")
+    ran = [line.split() for line in (python.parent / "log").read_text().splitlines()]
+    assert run.returncode == 2
+    assert [words[0] for words in ran] == ["-m", "benchmarks/steps.py", "benchmarks/throughput.py"]
+    assert not (tmp_path / "venv").exists()  # another Python is taken as it is
 
 
 def test_make_paper_trains_what_is_there_and_reports_it(tmp_path: Path) -> None:

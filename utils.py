@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.assembly import assemble, emotions_in, read_pickle
-from data.corpora import CORPORA, SPLITS, UNKNOWN, Corpus
+from data.corpora import CORPORA, SPLITS, SYNTHETIC, UNKNOWN, Corpus
 from data.files import InputError as InputError
 from data.files import checksum, opened_unchanged
 from data.files import printable as printable
@@ -67,6 +67,11 @@ class Loaded(NamedTuple):
     sha256: str  # of the bytes that were read, in hexadecimal
     notes: tuple[str, ...]  # what was set to 0 or dropped, and what is odd; to be printed
     ids: dict[str, list[str]]  # of the splits that have any, an id per example
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether data/prepare.py made the numbers up, by the examples' ids."""
+        return any(name.startswith(SYNTHETIC) for names in self.ids.values() for name in names)
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:

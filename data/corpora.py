@@ -12,6 +12,7 @@ import numpy as np
 
 SPLITS = ("train", "valid", "test")
 ROLES = ("audio", "video", "text", "label")
+SYNTHETIC = "synthetic"  # how the ids of made-up examples begin
 MODALITIES = ("covarep", "facet", "glove", "label")  # what the pickles call the roles
 
 

@@ -26,7 +26,7 @@ from data.corpora import CORPORA, ROLES
 from data.files import InputError, printable
 from data.formats import read
 from data.inspection import as_json, inspect, table, verify
-from data.synthetic import synthetic
+from data.synthetic import marked, synthetic
 from search.options import Parser, folder, run_script, whole_between
 
 FOLDER = Path("./data")  # where the train scripts look, too
@@ -135,7 +135,7 @@ def run_synthetic(options: argparse.Namespace) -> None:
     targets = {name: _target(name, options) for name in options.names or CORPORA}
     for name, target in targets.items():
         corpus = CORPORA[name]
-        write_pickle(target, synthetic(corpus, options.seed))
+        write_pickle(target, marked(synthetic(corpus, options.seed)))
         print(f"{target}: synthetic, {' / '.join(map(str, corpus.examples))} examples")
 
 

@@ -31,4 +31,5 @@ def ablation(runs: Sequence[Run]) -> Iterator[str]:
     for group in sorted(groups, key=lambda group: len(group[0].without)):
         kept = [modality for modality in MODALITIES if modality not in group[0].without]
         rows.append(next(our_rows(group, scores, ", ".join(kept))))
-    yield table([f"{CORPORA[name].title} by modality", *(score.title for score in scores)], rows)
+    title = f"{CORPORA[name].title} by modality{', **synthetic** data' * runs[0].synthetic}"
+    yield table([title, *(score.title for score in scores)], rows)

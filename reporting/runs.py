@@ -38,6 +38,7 @@ class Origin(NamedTuple):
     epochs: int
     patience: int
     without: tuple[str, ...]  # modalities
+    synthetic: bool  # whether the data are made up
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,16 @@ class Run:
     def sha256(self) -> str | None:
         """The checksum of the data that it was trained on, if known."""
         return self.origin.sha256 if self.origin else None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on made-up data, as far as is known."""
+        return self.origin is not None and self.origin.synthetic
+
+    @property
+    def title(self) -> str:
+        """Its name, and that its data are synthetic if they are."""
+        return f"{self.name} (synthetic data)" if self.synthetic else self.name
 
     @property
     def without(self) -> tuple[str, ...]:
@@ -217,7 +228,14 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
             f"{', '.join(odd)}, or none; remove the file if it is none of theirs"
         )
     return Origin(
-        name, emotion, Path(found["data_file"]), sha256, epochs, patience, tuple(map(str, without))
+        data_set=name,
+        emotion=emotion,
+        data_file=Path(found["data_file"]),
+        sha256=sha256,
+        epochs=epochs,
+        patience=patience,
+        without=tuple(map(str, without)),
+        synthetic=fixed.get("synthetic") is True,
     )
 
 

@@ -54,10 +54,12 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
         if not found:
             continue
         parts += [f"## {corpus.title}", _data_lines(found)]
-        try:
-            parts += [*table_2([run for run in found if not run.without]), *ablation(found)]
-        except InputError as error:
-            parts.append(f"No table 2: {markdown(str(error))}.")
+        for synthetic in (False, True):  # never in one table
+            alike = [run for run in found if run.synthetic is synthetic]
+            try:
+                parts += [*table_2([run for run in alike if not run.without]), *ablation(alike)]
+            except InputError as error:
+                parts.append(f"No table 2: {markdown(str(error))}.")
         for run in found:
             parts += _run_section(run, models, folder)
     return "\n\n".join(parts) + "\n"
@@ -92,6 +94,8 @@ def data_note(run: Run) -> str:
     name, sha256 = markdown(run.origin.data_file.name), markdown(run.origin.sha256[:12])
     if run.sha256 == CORPORA[run.experiment.name].sha256:
         return f"the official {name} (by its checksum)"
+    if run.synthetic:
+        return f"{name}, **synthetic**: made-up numbers, which don't compare with the paper's"
     if run.experiment.name not in PUBLISHED:
         return f"{name} (sha256 {sha256}…)"
     return (
@@ -104,12 +108,12 @@ def _run_section(run: Run, models: Path, folder: Path) -> Iterator[str]:
     """Yields what one run says: best settings, hyperparameters, rank, learning curves."""
     if not run.candidates:
         return
-    yield f"### {markdown(run.name)}"
+    yield f"### {markdown(run.title)}"
     yield _best_settings(run)
     losses = losses_by_value(run)
     if losses.keys() - {"rank"}:  # rank alone has a figure of its own
         path = folder / f"hyperparameters_{run.name}.png"
-        title = f"{run.name}: {len(run.candidates):,} settings by value (bar: median)"
+        title = f"{run.title}: {len(run.candidates):,} settings by value (bar: median)"
         figures.hyperparameter_sheet(path, losses, _label(run, run.columns.valid_loss), title)
         yield image("Validation loss by value of each hyperparameter", path)
     yield from _rank_section(run, folder)
@@ -123,7 +127,7 @@ def _curves(run: Run, models: Path, folder: Path) -> str:
         return f"No learning curves: {markdown(str(error))}."
     path = folder / f"curves_{run.name}.png"
     label = _label(run, run.columns.valid_loss).replace("best validation", "loss:")
-    figures.learning_curves(path, *history, label, f"{run.name}: the best model")
+    figures.learning_curves(path, *history, label, f"{run.title}: the best model")
     return image("Learning curves of the best model", path)
 
 
@@ -190,7 +194,7 @@ def _rank_section(run: Run, folder: Path) -> Iterator[str]:
         rows.append((f"{setting.rank:g}", [*cells, str(ok.sum()), str((~ok).sum())]))
     path = folder / f"rank_{run.name}.png"
     seeds = span([len(values) for values in scores.values()])
-    title = f"{run.name}: rank study, n = {seeds} seeds, all else equal"
+    title = f"{run.title}: rank study, n = {seeds} seeds, all else equal"
     figures.rank_study(path, scores, _label(run, headline), title)
     yield f"The paper's figure 4. All else is equal: `{_without_rank(study[0])}`."
     yield table(["Rank", headline, run.columns.valid_loss, "n", "diverged"], rows)

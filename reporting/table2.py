@@ -100,10 +100,14 @@ PUBLISHED = {
 }
 
 
+SYNTHETIC = "LMF, on synthetic data"
+
+
 def table_2(runs: Sequence[Run]) -> Iterator[str]:
     """Yields the paper's table 2 for one data set, with its runs in it, and notes.
 
-    Nothing without runs, or for a data set that the paper does not have.
+    Runs on synthetic data have a table without the paper's rows. Nothing without runs, or for a
+    data set that the paper does not have.
     """
     if not runs or (name := runs[0].experiment.name) not in PUBLISHED:
         return
@@ -113,6 +117,12 @@ def table_2(runs: Sequence[Run]) -> Iterator[str]:
         return label, [score.printed(value) for score, value in zip(scores, values, strict=True)]
 
     constant, notes = _constant_rows(runs, scores)
+    if runs[0].synthetic:
+        ours = (row for group in together(runs) for row in our_rows(group, scores, SYNTHETIC))
+        title = f"{CORPORA[name].title}'s layout, **synthetic** data"
+        yield table([title, *(score.title for score in scores)], [*ours, *constant])
+        yield from notes
+        return
     others = [model for model in reversed(models) if model not in ("LMF", "rerun")]
     rows = [
         printed("**LMF, as the paper prints it**", models["LMF"]),

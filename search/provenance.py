@@ -71,7 +71,7 @@ def conditions(provenance: Provenance) -> dict[str, object]:
     """Returns what must stay the same while a run goes on.
 
     Files without the path were written before it was stored: their first command's flags say it.
-    What is trained without is stored only if there is any.
+    What is trained without is stored only if there is any, and that data are synthetic if they are.
     """
     command = " ".join(map(str, provenance["command"]))
     reference = re.search(r"--stack[ =]1(?!\S)", command)
@@ -80,6 +80,7 @@ def conditions(provenance: Provenance) -> dict[str, object]:
         "emotion": provenance["emotion"],
         "path": "reference" if reference else "fast",
         "without": [],
+        "synthetic": False,
         **provenance["fixed"],
     }
 

@@ -37,7 +37,7 @@ from training.parameters import Sizes
 from training.result import Data, Limits, Result
 from training.setting import Setting, model_config
 from training.stacked import default_slots
-from utils import load_corpus
+from utils import Loaded, load_corpus
 
 _FORESEEABLE = 10_000  # settings; days of training
 
@@ -60,13 +60,15 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     )
     for note in loaded.notes:
         say(note)
+    if loaded.synthetic:
+        say("synthetic data: made-up numbers, whose scores don't compare with the paper's")
     data = Data(*loaded.splits)
     options.output_dim = experiment.task_of(data, options.output_dim).output_dim
     name = run_name(options.signiture, emotion, options.run_id)
     records = Records(
         RunFiles.named(name, Path(options.output_path), Path(options.model_path)),
         experiment.columns,
-        _provenance(experiment, options, emotion, plan, loaded.sha256),
+        _provenance(experiment, options, emotion, plan, loaded),
     )
     run = _Search(experiment, options, emotion, plan, data, records)
     with ending_at_signals(run.end), records:
@@ -102,14 +104,14 @@ def _provenance(
     options: argparse.Namespace,
     emotion: str | None,
     plan: Plan,
-    sha256: str,
+    loaded: Loaded,
 ) -> Provenance:
     return Provenance(
         data_set=experiment.name,
         emotion=emotion,
         data_file=str(Path(options.data_path) / f"{experiment.name}.pkl"),
         fixed={
-            "data sha256": sha256,
+            "data sha256": loaded.sha256,
             "epochs": options.epochs,
             "patience": options.patience,
             "max_len": options.max_len,
@@ -121,6 +123,7 @@ def _provenance(
             "columns": experiment.columns.all(),
             **pruning_condition(plan, options.pilots),
             **({"without": options.without} if options.without else {}),
+            **({"synthetic": True} if loaded.synthetic else {}),
         },
         versions={"python": platform.python_version(), "numpy": np.__version__},
         command=sys.argv,

@@ -578,6 +578,7 @@ def test_synthetic_data_have_the_official_sizes_and_nothing_odd(
     emotion = corpus.emotions[0] if corpus.emotions else None
     loaded = load_corpus(tmp_path, corpus.name, emotion=emotion)
     assert tuple(map(len, loaded.splits)) == corpus.examples
+    assert loaded.synthetic
     assert loaded.input_dims == corpus.dims
     assert loaded.train.label.shape[1] == corpus.label_columns
     assert ["NaN" in note for note in loaded.notes] == [True]  # of audio; nothing else is odd

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Options, tiny_arrays
 from written_results import (
     SETTING,
     cells,
@@ -23,6 +24,8 @@ from written_results import (
 )
 
 import report
+import train_mosi
+from data import prepare
 from data.corpora import CORPORA
 from reporting import sections
 from search.grid import narrow
@@ -181,3 +184,35 @@ def test_report_is_printed_on_a_terminal_that_lacks_its_characters(tmp_path: Pat
     assert (run.returncode, run.stderr) == (0, b"")
     text = (tmp_path / "new" / "report.md").read_text(encoding="utf-8")
     assert text.encode("ascii", "backslashreplace") in run.stdout
+
+
+def test_made_up_data_are_called_so_and_never_stand_in_the_papers_table(
+    tmp_path: Path, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = tiny_arrays("mosi", seed=1)
+    for split, parts in arrays.items():
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        for role, key in (("audio", "covarep"), ("video", "facet"), ("text", "glove")):
+            np.save(tmp_path / "copy" / f"{split}_{role}.npy", parts[key])
+        np.save(tmp_path / "copy" / f"{split}_label.npy", parts["label"])
+        np.save(
+            tmp_path / "copy" / f"{split}_id.npy", np.array(["synthetic 7"] * len(parts["label"]))
+        )
+    folder = {"output_path": tmp_path / "out", "model_path": tmp_path / "out"}
+    train_mosi.main({**options, **folder, "signature": "real"})
+    assert "synthetic data" not in capsys.readouterr().out
+    prepare.main(["convert", f"{tmp_path / 'copy'}", "--to", "mosi", "-o", f"{tmp_path / 'new'}"])
+    capsys.readouterr()
+    train_mosi.main({**options, **folder, "data_path": tmp_path / "new", "signature": "made"})
+    assert "synthetic data: made-up numbers" in capsys.readouterr().out
+    report.main([str(tmp_path / "out"), *(f"--{n}={p}" for n, p in folder.items())])
+    text = capsys.readouterr().out
+    paper, ours = (
+        next(part for part in text.split("\n\n") if part.startswith(f"| {title}"))
+        for title in ("Table 2, CMU-MOSI", "CMU-MOSI's layout, **synthetic** data")
+    )
+    assert "real_1" in paper
+    assert "made_1" not in paper
+    assert "made_1" in ours
+    assert "as the paper prints it" not in ours
+    assert "### made_1 (synthetic data)" in text

@@ -107,7 +107,7 @@ def check_make(words: list[str]) -> None:
     rules = re.findall(r"^([\w%-]+):", makefile, re.MULTILINE)
     for word in words:
         if found := ASSIGNMENT.fullmatch(word):
-            assert re.search(rf"^{found[1]} \?=", makefile, re.MULTILINE), word
+            assert re.search(rf"^{found[1]} [?:]=", makefile, re.MULTILINE), word
             if found[1] == "FLAGS":
                 parser_of("train_mosi.py").parse_args(shlex.split(found[2]))
         else:

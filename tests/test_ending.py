@@ -105,7 +105,7 @@ def test_a_script_that_still_imports_ends_at_once_without_a_word(
         (tmp_path / f"{name}.py").write_text(code)
     files = (path for pattern in ("*.py", "[!.t]*/*.py") for path in ROOT.glob(pattern))
     scripts = [path for path in files if "    run_script(main)" in path.read_text()]
-    assert len(scripts) == 11
+    assert len(scripts) == 12
     for script in scripts:
         done = subprocess.run(
             [sys.executable, str(script)],

@@ -95,7 +95,8 @@ ablation: $(if $(filter mosi,$(NAME)),search-mosi,$(VENV)/ready)
 	$(PYTHON) report.py $(RESULTS) --model_path $(MODELS) --output_path $(RESULTS)
 
 $(VENV)/ready: requirements.txt
-	@python3 -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed"'
+	@python3 -c 'import sys; v = sys.version.split()[0]; \
+		sys.version_info < (3, 10) and sys.exit("expected Python 3.10 or newer, got " + v)'
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -62,6 +62,8 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
                 parts.append(f"No table 2: {markdown(str(error))}.")
         for run in found:
             parts += _run_section(run, models, folder)
+    if (folder / "efficiency.md").exists():
+        parts.append("Efficiency, the paper's table 3: [efficiency.md](efficiency.md).")
     return "\n\n".join(parts) + "\n"
 
 

@@ -205,6 +205,7 @@ def test_made_up_data_are_called_so_and_never_stand_in_the_papers_table(
     capsys.readouterr()
     train_mosi.main({**options, **folder, "data_path": tmp_path / "new", "signature": "made"})
     assert "synthetic data: made-up numbers" in capsys.readouterr().out
+    (tmp_path / "out" / "efficiency.md").touch()
     report.main([str(tmp_path / "out"), *(f"--{n}={p}" for n, p in folder.items())])
     text = capsys.readouterr().out
     paper, ours = (
@@ -216,3 +217,4 @@ def test_made_up_data_are_called_so_and_never_stand_in_the_papers_table(
     assert "made_1" in ours
     assert "as the paper prints it" not in ours
     assert "### made_1 (synthetic data)" in text
+    assert "[efficiency.md](efficiency.md)" in text

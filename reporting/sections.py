@@ -70,6 +70,7 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
 def _data_lines(runs: Iterable[Run]) -> str:
     """Returns what each run was trained on, and how."""
     lines = []
+    said: dict[str, str] = {}  # what data were used, and by which run first
     for run in runs:
         text = f"- **{markdown(run.name)}**"
         if f"results_{run.name}" != run.path.stem:
@@ -83,7 +84,9 @@ def _data_lines(runs: Iterable[Run]) -> str:
             text += f", {len(run.pruned):,} of the settings stopped early (pruned)"
         if run.origin:
             text += f"; at most {run.origin.epochs} epochs, patience {run.origin.patience}"
-        lines.append(f"{text}. Data: {data_note(run)}.")
+        note = data_note(run)
+        lines.append(f"{text}. Data: {f'as of {said[note]}' if note in said else note}.")
+        said.setdefault(note, markdown(run.name))
     return "\n".join(lines)
 
 

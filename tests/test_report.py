@@ -46,6 +46,16 @@ def test_report_says_whether_the_data_are_the_official_ones(tmp_path: Path) -> N
     assert "unknown" in sections.data_note(read(path))
 
 
+def test_what_the_data_are_is_said_once_for_all_runs_on_them(tmp_path: Path) -> None:
+    rows = make_rows("mosi", [SETTING], 1)
+    for run_id in (1, 2, 3):
+        write_results(tmp_path / f"results_mosi_{run_id}.csv", "mosi", rows, sha256="1" * 64)
+    report.main([str(tmp_path), "--output_path", str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("not one of like with like") == 1
+    assert text.count("Data: as of mosi\\_1.") + text.count("Data: as of mosi_1.") == 2
+
+
 def test_settings_with_diverged_or_missing_seeds_are_not_the_best(tmp_path: Path) -> None:
     rows = make_rows("mosi", ranks(1, 4, 8), 2)
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ STYLES = (
 BOX_POINTS = 10  # with fewer points at a value a box would say too much
 LABEL_ROOM = 36  # characters below a panel
 RANK_LABELS = 12
+LETTERS_PER_INCH = 11  # of a title
 
 
 def hyperparameter_sheet(
@@ -31,23 +33,23 @@ def hyperparameter_sheet(
     rows = -(-len(losses) // columns)
     figure = Figure(figsize=(1 + 2.6 * columns, 0.6 + 2.1 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    shown = [loss for part in next(iter(losses.values())).values() for loss in part]
+    low, high = _limits(shown)
     for panel, (name, by_value) in zip(axes.flat, losses.items(), strict=False):
-        _panel(panel, by_value)
+        _panel(panel, by_value, high)
         panel.set_title(name, fontsize=10)
     for panel in axes.flat[len(losses) :]:
         panel.set_visible(False)
-    shown = [loss for part in next(iter(losses.values())).values() for loss in part]
-    low, high = _limits(shown)
     axes[0, 0].set_ylim(low, high)
-    above = sum(loss > high for loss in shown)
-    if above:
-        title += f"; {above} above the frame"
+    if above := sum(loss > high for loss in shown):
+        title += f"; {above} above the frame (triangles)"
     figure.supylabel(label if rows > 1 else label.replace(" (", "\n("), fontsize=10)
-    figure.suptitle(printable(title), fontsize=11, parse_math=False)
+    lines = textwrap.fill(printable(title), int(LETTERS_PER_INCH * figure.get_figwidth()))
+    figure.suptitle(lines, fontsize=11, parse_math=False)
     _save(figure, path)
 
 
-def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
+def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]], top: float) -> None:
     random = np.random.default_rng(0)
     places = range(len(by_value))
     boxes = min(map(len, by_value.values())) >= BOX_POINTS
@@ -55,6 +57,9 @@ def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
         offsets = random.uniform(-0.22, 0.22, len(losses))
         alpha = max(0.05, min(0.5, 30 / len(losses))) if boxes else 0.9
         panel.scatter(place + offsets, losses, s=14, color=LIGHT, alpha=alpha, linewidths=0)
+        above = offsets[np.array(losses) > top]
+        at_top = {"transform": panel.get_xaxis_transform(), "clip_on": False}
+        panel.scatter(place + above, np.ones_like(above), s=16, color=DARK, marker="^", **at_top)
         if not boxes:
             bar = {"color": "black", "linewidth": 2, "zorder": 0.9}
             panel.hlines(np.median(losses), place - 0.3, place + 0.3, **bar)
@@ -78,9 +83,9 @@ def _panel(panel: Axes, by_value: Mapping[float, Sequence[float]]) -> None:
 
 
 def _limits(losses: Sequence[float]) -> tuple[float, float]:
-    """Returns limits that a few very high losses don't stretch until the rest is a line."""
+    """Returns limits of all losses, but for very high ones, beside which the rest were a line."""
     low, middle, high = min(losses), np.percentile(losses, 75), max(losses)
-    top = min(high, middle + 2 * (middle - low))
+    top = high if high - low <= 10 * (middle - low) else middle + 2 * (middle - low)
     margin = 0.05 * (top - low) or 0.01
     return low - margin, float(top + margin)
 
@@ -117,13 +122,15 @@ def learning_curves(
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     epochs = np.arange(1, len(train) + 1)
-    mark = "." if len(epochs) < 60 else ""
+    mark = "o" if len(epochs) == 1 else "." if len(epochs) < 60 else ""  # one has no line
     axes.plot(epochs, train, color=LIGHT, linestyle="--", marker=mark, label="training")
     axes.plot(epochs, valid, color=DARK, marker=mark, label="validation")
     ring = {"s": 90, "facecolors": "none", "edgecolors": "black", "zorder": 3}
     axes.scatter(best_epoch, valid[best_epoch - 1], label=f"kept: epoch {best_epoch}", **ring)
-    axes.set_ylim(*_limits([*train, *valid]))  # the first epochs may lie above
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if 0 < 10 * history.min() < history.max():  # else the last epochs look like a flat line
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _finish(axes, "epoch", label, title)
     _save(figure, path)
 

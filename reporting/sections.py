@@ -116,9 +116,12 @@ def _run_section(run: Run, models: Path, folder: Path) -> Iterator[str]:
     yield f"### {markdown(run.title)}"
     yield _best_settings(run)
     losses = losses_by_value(run)
-    if losses.keys() - {"rank"}:  # rank alone has a figure of its own
+    if losses and len(run.candidates) <= len(losses):  # too few to tell whose effect is whose
+        yield f"No figure by value: {len(run.candidates)} settings differ in {len(losses)} ways."
+    elif losses.keys() - {"rank"}:  # rank alone has a figure of its own
         path = folder / f"hyperparameters_{run.name}.png"
-        title = f"{run.title}: {len(run.candidates):,} settings by value (bar: median)"
+        count = f"{len(run.candidates):,} settings"
+        title = f"{_where(run)}: {count} by value of each hyperparameter (bar: median)"
         figures.hyperparameter_sheet(path, losses, _label(run, run.columns.valid_loss), title)
         yield image("Validation loss by value of each hyperparameter", path)
     yield from _rank_section(run, folder)
@@ -132,8 +135,14 @@ def _curves(run: Run, models: Path, folder: Path) -> str:
         return f"No learning curves: {markdown(str(error))}."
     path = folder / f"curves_{run.name}.png"
     label = _label(run, run.columns.valid_loss).replace("best validation", "loss:")
-    figures.learning_curves(path, *history, label, f"{run.title}: the best model")
+    figures.learning_curves(
+        path, *history, label, f"{_where(run)}: learning curves of the best model"
+    )
     return image("Learning curves of the best model", path)
+
+
+def _where(run: Run) -> str:
+    return f"{CORPORA[run.experiment.name].title}, run {run.title}"
 
 
 def _label(run: Run, column: str) -> str:
@@ -199,7 +208,7 @@ def _rank_section(run: Run, folder: Path) -> Iterator[str]:
         rows.append((f"{setting.rank:g}", [*cells, str(ok.sum()), str((~ok).sum())]))
     path = folder / f"rank_{run.name}.png"
     seeds = span([len(values) for values in scores.values()])
-    title = f"{run.title}: rank study, n = {seeds} seeds, all else equal"
+    title = f"{_where(run)}: test score by rank, n = {seeds} seeds, all else equal"
     figures.rank_study(path, scores, _label(run, headline), title)
     yield f"The paper's figure 4. All else is equal: `{_without_rank(study[0])}`."
     yield table(["Rank", headline, run.columns.valid_loss, "n", "diverged"], rows)

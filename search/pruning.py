@@ -123,15 +123,15 @@ class Pruning:
         others = self.plan.count - self.pilots.count
         pilots_left = len(self.settings) * len(self.plan.seeds) - self.pilots.count_done(done)
         if pilots_left:
-            line = f"pilots: the first {counted(len(self.settings), 'setting')}, trained to the end"
-            line += "; no others follow" * (not others)
+            line = f"pilots: the first {len(self.settings):,} settings are trained to their end"
+            line += "; there are no others to be pruned" * (not others)
             yield Phase(pilots_left, (), line if epochs > first else idle)
         if left == pilots_left:
             return
         bounds = stops([self.reached[described] for described in self.settings.values()])
         reached = [(epoch, bound) for epoch, bound in bounds if epoch < epochs]
-        shown = ", ".join(f"{bound:.4f} at epoch {epoch}" for epoch, bound in reached)
-        line = f"the other {others:,}: stopped above a validation loss of {shown}"
+        shown = ", ".join(f"{bound:.4f} after epoch {epoch}" for epoch, bound in reached)
+        line = f"the other {others:,} settings stop at a best validation loss above {shown}"
         if all(math.isinf(bound) for _, bound in reached):
             line = "nothing is pruned: too few pilots have a validation loss"
         if not reached:
@@ -155,4 +155,7 @@ class Pruning:
             return line
         mean = statistics.fmean(pilot["epochs"] for pilot in self.reached.values())
         saved = max(0, self.pruned * mean - self.pruned_epochs)
-        return f"{line}, which saved about {saved / (saved + self.epochs):.0%} of the epochs"
+        return (
+            f"{line}, which saved about {saved / (saved + self.epochs):.0%} of the epochs (an "
+            f"estimate: the pilots trained for {mean:.1f} on average)"
+        )

@@ -112,17 +112,18 @@ def test_settings_behind_the_pilots_stop_and_others_are_trained_as_ever(
     check_rule(found, rows(train_mosi.main(full(pruned))), pruned)
     count = sum(row["Status"] == "pruned" for row in found.values())
     assert f"pruned: {count} of 12 trainings, which saved about " in output
-    before, after = output.split("\nthe other 8: stopped above a validation loss of ")
-    _, pilots = before.split("\npilots: the first 4 settings, trained to the end\n")
+    assert "% of the epochs (an estimate: the pilots trained for " in output
+    before, after = output.split("the other 8 settings stop at a best validation loss above ")
+    _, pilots = before.split("\npilots: the first 4 settings are trained to their end\n")
     assert [line.split()[0] for line in pilots.splitlines()] == list("1234")
     assert "pruned" not in before
     highest = bounds(pruned)
-    assert after.startswith(f"{highest[5]:.4f} at epoch 5, {highest[10]:.4f} at epoch 10\n")
+    assert after.startswith(f"{highest[5]:.4f} after epoch 5, {highest[10]:.4f} after epoch 10\n")
     shown = [line.split()[1:3] for line in after.splitlines()[1:9]]
     losses = [f"{float(row['Best Validation MAE']):.4f}" for row in found.values()][PILOTS:]
     assert [loss for loss, _ in shown] == losses
     assert sum(test == "pruned" for _, test in shown) == count
-    assert "pruned" not in after.split("the best settings")[1]
+    assert not {"pruned", "nan"} & set(after.split("the best settings")[1].split())
 
 
 @pytest.mark.parametrize("change", [{"jobs": 2, "stack": 2}, {"jobs": 2, "stack": 3}])
@@ -223,8 +224,9 @@ def test_where_there_are_no_others_than_pilots_a_line_says_so(
     pruned: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = train_mosi.main({**pruned, "settings": 3})
-    line = "pilots: the first 3 settings, trained to the end; no others follow"
-    assert line in capsys.readouterr().out
+    assert "the first 3 settings are trained to their end; there are no others to be pruned" in (
+        capsys.readouterr().out
+    )
     assert all(row["Status"] == "ok" for row in rows(path).values())
 
 
@@ -246,8 +248,8 @@ def test_epochs_too_few_for_pruning_are_told_in_one_line(
     train_mosi.main({**pruned, "epochs": epochs, "settings": 5})
     output = capsys.readouterr().out
     assert output.count("nothing is pruned: that begins after epoch 5") == (epochs == 5)
-    assert output.count("pilots: ") == output.count("stopped above") == (epochs > 5)
-    assert "at epoch 10" not in output
+    assert output.count("pilots: ") == output.count("settings stop at a best") == (epochs > 5)
+    assert "after epoch 10" not in output
 
 
 def test_pruned_settings_are_counted_in_reports_and_else_left_out(

@@ -74,7 +74,7 @@ class Rows:
         score, count = _Column("", _SCORE_WIDTH), min(_COUNT_WIDTH, len(str(wanted)))
         valid, test, spread = (score._replace(title=title) for title in ("valid", "test", "±"))
         several = len(plan.seeds) > 1
-        self.of_result = [_Column("", count), valid, test, _Column("ep", 3), _Column("time", 5)]
+        self.of_result = [_Column("", count), valid, test, _Column("ep", 3), _Column("time", 4)]
         self.of_best = [_Column("", 1), valid, test]
         if several:
             self.of_result.append(_Column("seed", max(4, len(str(plan.seeds[-1])))))
@@ -190,7 +190,7 @@ def score(value: float) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f}s" if seconds < 100 else f"{seconds:.0f}s"
+    return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
 
 
 def _values(plan: Plan, earlier: Table) -> Mapping[str, set[float]]:

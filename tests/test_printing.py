@@ -82,15 +82,15 @@ def test_only_hyperparameters_that_differ_also_from_earlier_rows_have_a_column()
     shown = rows(plan(Settings({**grid, "batch_size": [8, 128]})), earlier)
     assert shown.head().split() == ["valid", "test", "ep", "time", "rank", "bs"]
     (line,) = printed(shown, result(), count=7)
-    assert line.split() == ["7", "1.2346", "1.5000", "500", "99.9s", "16", "128"]
+    assert line.split() == ["7", "1.2346", "1.5000", "500", "100s", "16", "128"]
     assert "the same in all: audio_hidden=16 video_hidden=16" in "\n".join(shown.legend())
 
 
 def test_a_row_says_how_a_setting_without_a_score_ended() -> None:
     shown = rows(plan([SETTING]))
     pruned, diverged = (printed(shown, result(how))[0].split() for how in ("pruned", "diverged"))
-    assert pruned == ["1000", "1.2346", "pruned", "500", "99.9s"]
-    assert diverged == ["1000", "diverged", "500", "99.9s"]
+    assert pruned == ["1000", "1.2346", "pruned", "500", "100s"]
+    assert diverged == ["1000", "diverged", "500", "100s"]
     row, why = printed(shown, result("failed", reason="its worker ended"))
     assert "failed" in row
     assert why.strip() == "failed: its worker ended"

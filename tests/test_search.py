@@ -311,7 +311,7 @@ def test_pom_trains_its_published_settings(
     listed = table(train_pom.main({**options, "epochs": 1, "jobs": 2, "hyperparams": True}))
     assert len(listed) == 13  # five traits share one
     printed = capsys.readouterr().out
-    assert "Confidence, Passionate, Credible, Thorough, " in printed
+    assert "Confidence, Passionate, Credible, Thorough, Persuasive" in printed
     assert "Sentiment" in printed
     for row in listed:
         assert 0 < float(row["Humorous MAE"]) < 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -88,6 +87,6 @@ def quoted(word: Path | str) -> str:
 
 
 def script(name: str) -> str:
-    """Returns how a script of this project is run from the working directory, by this Python."""
+    """Returns how a script of this project is run from the working directory."""
     is_here = os.path.exists(name) and os.path.samefile(name, _ROOT / name)
-    return f"{quoted(sys.orig_argv[0])} {quoted(name if is_here else _ROOT / name)}"
+    return f"python {quoted(name if is_here else _ROOT / name)}"

@@ -32,7 +32,7 @@ def with_settings(words: Sequence[str], count: int) -> str:
         if not skip and not re.match("--settings(=|$)", word):
             kept.append(word)
         skip = word == "--settings"
-    command = sys.orig_argv[0], sys.argv[0], *kept, "--settings", str(count)
+    command = "python", sys.argv[0], *kept, "--settings", str(count)
     return " ".join(map(quoted, command))
 
 

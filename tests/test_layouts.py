@@ -297,7 +297,7 @@ def test_a_loader_names_the_file_that_is_to_be_converted(tmp_path: Path) -> None
     layouts(data_set())["dev.pkl"](tmp_path / "a b" / "mosi_data.pkl")
     with pytest.raises(InputError, match=r"no such file; .* convert that: ") as caught:
         load_mosi(tmp_path / "a b")
-    command = str(caught.value).partition("prepare.py ")[2]
+    command = str(caught.value).partition("convert that: python data/prepare.py ")[2]
     prepare.main(shlex.split(command))
     assert len(load_mosi(tmp_path / "a b")[0]) == SIZES["train"]
 

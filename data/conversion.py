@@ -55,10 +55,8 @@ def convert(found: Found, corpus: Corpus, choices: Choices) -> tuple[object, Not
         )
     if not set(found.without) <= set(choices.without):
         both = [role for role in ROLES if role in (*found.without, *choices.without)]
-        raise InputError(f"{found.path}: {lacking(found, f', or {left_out(both)}')}")
+        raise InputError(f"{found.path}: {lacking(found, f', or {without_flags(both)}')}")
     found = found._replace(without=choices.without)
-    if len(choices.without) == len(ROLES[:3]):
-        raise InputError("--without: expected a modality to stay, got all three")
     notes: Notes = [f"layout: {found.title}"]
     if choices.embedding:
         found = with_vectors(found, choices.embedding, notes)
@@ -113,10 +111,11 @@ def as_it_is(found: Found, corpus: Corpus) -> Assembled | None:
 
 def train_command(corpus: Corpus, folder: Path, without: tuple[str, ...]) -> str:
     """Returns the command that trains a data set in a folder that lacks these modalities."""
-    return f"python train_{corpus.name}.py --data_path {quoted(folder)} {left_out(without)}".strip()
+    train = f"python train_{corpus.name}.py --data_path {quoted(folder)}"
+    return f"{train} {without_flags(without)}".strip()
 
 
-def left_out(roles: Sequence[str]) -> str:
+def without_flags(roles: Sequence[str]) -> str:
     """Returns the flags by which modalities are left out."""
     return " ".join(f"--without {role}" for role in roles)
 

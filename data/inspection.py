@@ -12,7 +12,7 @@ import numpy as np
 
 from data.assembly import Assembled, assemble_all
 from data.checks import are_class_numbers, label_notes
-from data.conversion import Choices, as_it_is, convert, left_out, train_command
+from data.conversion import Choices, as_it_is, convert, train_command, without_flags
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
 from data.formats import read_open
@@ -118,7 +118,7 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
     where = {FOLDERS[0]: "", None: " --force"}.get(folder, f" -o {folder}")
     command = f"python data/prepare.py convert {quoted(found.path)} --to {corpus.name}{where}"
     if found.without:
-        return False, lacking(found, f", or: {command} {left_out(found.without)}")
+        return False, lacking(found, f", or: {command} {without_flags(found.without)}")
     return False, command
 
 

@@ -22,12 +22,12 @@ if __name__ == "__main__":  # the imports below take seconds
     end_at_once()
 
 from data.conversion import Choices, convert, train_command, write_pickle
-from data.corpora import CORPORA, ROLES
+from data.corpora import CORPORA
 from data.files import InputError, printable
 from data.formats import read
 from data.inspection import as_json, inspect, table, verify
 from data.synthetic import marked, synthetic
-from search.options import Parser, folder, run_script, whole_between
+from search.options import LEFT_OUT, Parser, folder, left_out, run_script, whole_between
 
 FOLDER = Path("./data")  # where the train scripts look, too
 
@@ -98,14 +98,8 @@ def _flags() -> Parser:
         metavar="FILE",
         help="word vectors, as glove.840B.300d.txt, for texts that are words (MISA, MAG-BERT)",
     )
-    command.add_argument(
-        "--without",
-        nargs="+",
-        action="extend",
-        choices=ROLES[:3],
-        default=[],
-        help="a modality, or two, that the file lacks or is to lose",
-    )
+    without = "a modality, or two, that the file lacks or is to lose"
+    command.add_argument("--without", **LEFT_OUT, help=without)
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(run=run_convert)
 
@@ -169,7 +163,7 @@ def run_convert(options: argparse.Namespace) -> None:
     """Writes one data set, made from another layout."""
     target = _target(options.to, options)
     found, corpus = read(options.source), CORPORA[options.to]
-    without = tuple(role for role in ROLES if role in options.without)
+    without = tuple(left_out(options.without))
     choices = Choices(options.average, options.scale, options.embedding, without)
     data, notes = convert(found, corpus, choices)
     write_pickle(target, data)

@@ -79,11 +79,6 @@ class Run:
         return self.origin is not None and self.origin.synthetic
 
     @property
-    def title(self) -> str:
-        """Its name, and that its data are synthetic if they are."""
-        return f"{self.name} (synthetic data)" if self.synthetic else self.name
-
-    @property
     def without(self) -> tuple[str, ...]:
         """Which modalities are left out, as far as is known."""
         return self.origin.without if self.origin else ()
@@ -227,16 +222,9 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
             f"{path}: expected what a train script writes beside its CSV, got another "
             f"{', '.join(odd)}, or none; remove the file if it is none of theirs"
         )
-    return Origin(
-        data_set=name,
-        emotion=emotion,
-        data_file=Path(found["data_file"]),
-        sha256=sha256,
-        epochs=epochs,
-        patience=patience,
-        without=tuple(map(str, without)),
-        synthetic=fixed.get("synthetic") is True,
-    )
+    data_file, synthetic = Path(found["data_file"]), fixed.get("synthetic") is True
+    modalities = tuple(map(str, without))
+    return Origin(name, emotion, data_file, sha256, epochs, patience, modalities, synthetic)
 
 
 def _by_columns(header: Sequence[str], experiments: Experiments) -> Experiment:

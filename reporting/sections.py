@@ -113,7 +113,7 @@ def _run_section(run: Run, models: Path, folder: Path) -> Iterator[str]:
     """Yields what one run says: best settings, hyperparameters, rank, learning curves."""
     if not run.candidates:
         return
-    yield f"### {markdown(run.title)}"
+    yield f"### {markdown(_title(run))}"
     yield _best_settings(run)
     losses = losses_by_value(run)
     if losses and len(run.candidates) <= len(losses):  # too few to tell whose effect is whose
@@ -142,7 +142,11 @@ def _curves(run: Run, models: Path, folder: Path) -> str:
 
 
 def _where(run: Run) -> str:
-    return f"{CORPORA[run.experiment.name].title}, run {run.title}"
+    return f"{CORPORA[run.experiment.name].title}, run {_title(run)}"
+
+
+def _title(run: Run) -> str:
+    return f"{run.name} (synthetic data)" if run.synthetic else run.name
 
 
 def _label(run: Run, column: str) -> str:

@@ -100,9 +100,6 @@ PUBLISHED = {
 }
 
 
-SYNTHETIC = "LMF, on synthetic data"
-
-
 def table_2(runs: Sequence[Run]) -> Iterator[str]:
     """Yields the paper's table 2 for one data set, with its runs in it, and notes.
 
@@ -117,21 +114,19 @@ def table_2(runs: Sequence[Run]) -> Iterator[str]:
         return label, [score.printed(value) for score, value in zip(scores, values, strict=True)]
 
     constant, notes = _constant_rows(runs, scores)
-    if runs[0].synthetic:
-        ours = (row for group in together(runs) for row in our_rows(group, scores, SYNTHETIC))
-        title = f"{CORPORA[name].title}'s layout, **synthetic** data"
-        yield table([title, *(score.title for score in scores)], [*ours, *constant])
-        yield from notes
-        return
-    others = [model for model in reversed(models) if model not in ("LMF", "rerun")]
-    rows = [
-        printed("**LMF, as the paper prints it**", models["LMF"]),
-        printed("LMF, the release's code trained by others", models["rerun"]),
-        *(row for group in together(runs) for row in our_rows(group, scores)),
-        *constant,
-        *(printed(f"{model}, as the paper prints it", models[model]) for model in others),
-    ]
-    yield table([f"Table 2, {CORPORA[name].title}", *(score.title for score in scores)], rows)
+    corpus, synthetic = CORPORA[name].title, runs[0].synthetic
+    title = f"{corpus}'s layout, **synthetic** data" if synthetic else f"Table 2, {corpus}"
+    ours = "LMF, on synthetic data" if synthetic else "LMF, here"
+    rows = [row for group in together(runs) for row in our_rows(group, scores, ours)] + constant
+    if not synthetic:
+        others = [model for model in reversed(models) if model not in ("LMF", "rerun")]
+        rows = [
+            printed("**LMF, as the paper prints it**", models["LMF"]),
+            printed("LMF, the release's code trained by others", models["rerun"]),
+            *rows,
+            *(printed(f"{model}, as the paper prints it", models[model]) for model in others),
+        ]
+    yield table([title, *(score.title for score in scores)], rows)
     yield from notes
 
 

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from search.signals import ending_at_signals
 _LARGEST_SEED = 2**63 - 1  # as seeds are kept
 _REPEATS = 1000
 _PILOTS = 10
+LEFT_OUT: dict[str, Any] = {"nargs": "+", "action": "extend", "choices": MODALITIES}  # --without
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -111,7 +112,7 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int | No
     max_len = "sequence length: longer ones are cut, shorter ones padded (default: the file's)"
     add("--max_len", type=whole_between(1, 10_000), help=max_len)
     without = "leave a modality, or two, out: with its subnetwork and factor (default: none)"
-    add("--without", nargs="+", action="extend", choices=MODALITIES, help=without)
+    add("--without", **LEFT_OUT, help=without)
     seed = whole_between(0, _LARGEST_SEED)
     add("--seed", type=seed, default=0, help="of the draws and the training")
 
@@ -147,6 +148,18 @@ def parser(description: str | None, name: str, epochs: int, output_dim: int | No
     return flags
 
 
+def left_out(chosen: Collection[str] | None) -> list[str]:
+    """Returns the modalities that --without names, in the order of all.
+
+    Raises:
+        InputError: It names all of them.
+    """
+    modalities = [modality for modality in MODALITIES if modality in (chosen or ())]
+    if len(modalities) == len(MODALITIES):
+        raise InputError("--without: expected a modality to stay, got all three")
+    return modalities
+
+
 def read_options(flags: Parser, options: Mapping[str, object] | None) -> argparse.Namespace:
     """Returns the options of the command line, or those of a dict of flags.
 
@@ -156,9 +169,7 @@ def read_options(flags: Parser, options: Mapping[str, object] | None) -> argpars
     words = None if options is None else list(_words(options))
     read = flags.parse_args(words)
     read.words = sys.argv[1:] if words is None else None  # of the command line
-    read.without = [modality for modality in MODALITIES if modality in (read.without or ())]
-    if len(read.without) == len(MODALITIES):
-        raise InputError("--without: expected a modality to stay, got all three")
+    read.without = left_out(read.without)
     if read.grid and read.hyperparams is not None:
         raise InputError("--grid and --hyperparams: expected one of them, got both")
     if read.prune and read.hyperparams is not None:

@@ -73,19 +73,13 @@ class Rows:
         self.fixed = {name: of_name for name, of_name in values.items() if len(of_name) == 1}
         score, count = _Column("", _SCORE_WIDTH), min(_COUNT_WIDTH, len(str(wanted)))
         valid, test, spread = (score._replace(title=title) for title in ("valid", "test", "±"))
-        several = len(plan.seeds) > 1
+        self.several = len(plan.seeds) > 1
         self.of_result = [_Column("", count), valid, test, _Column("ep", 3), _Column("time", 4)]
         self.of_best = [_Column("", 1), valid, test]
-        if several:
+        if self.several:
             self.of_result.append(_Column("seed", max(4, len(str(plan.seeds[-1])))))
-            self.of_best = [
-                _Column("", 1),
-                valid,
-                spread,
-                test,
-                spread,
-                _Column("n", len(str(len(plan.seeds)))),
-            ]
+            n = _Column("n", len(str(len(plan.seeds))))
+            self.of_best = [_Column("", 1), valid, spread, test, spread, n]
         self.room = self.terminal - max(map(_width, (self.of_result, self.of_best))) - 1
         varied = [
             _Column(SHORT_NAMES[name], max(map(len, [SHORT_NAMES[name], *map(short, of_name)])))
@@ -99,7 +93,7 @@ class Rows:
         """Yields what the columns mean, in lines."""
         meanings = {"valid": self.columns.valid_loss, "test": self.columns.headline}
         meanings["ep"] = "epochs"
-        if self.of_best[-1].title == "n":
+        if self.several:
             meanings |= {"±": "standard deviation over n seeds"}
         if self.names:
             meanings["name"] = "as in the file of settings"
@@ -134,7 +128,7 @@ class Rows:
         """Returns the line of an epoch."""
         front = f"epoch {message.epoch}  train {score(message.train_loss)}  "
         front += f"valid {score(message.valid_loss)}"
-        if self.of_result[-1].title == "seed":
+        if self.several:
             front += f"  seed {message.seed}"
         return f"{front}  {self._setting(message.setting, self.terminal - len(front) - 2)}"
 
@@ -143,10 +137,8 @@ class Rows:
         texts = [str(place)]
         for values in (standing.valid_losses, standing.test_scores):
             spread = statistics.stdev(values) if len(values) > 1 else math.nan
-            texts += [score(statistics.fmean(values)), score(spread)]
-        texts.append(str(len(standing.valid_losses)))
-        if self.of_best[-1].title != "n":
-            texts = [texts[0], texts[1], texts[3]]
+            texts += [score(statistics.fmean(values)), score(spread)][: 1 + self.several]
+        texts += [str(len(standing.valid_losses))] * self.several
         return self._row(self.of_best, texts, standing.setting)
 
     def _row(self, columns: Sequence[_Column], texts: Sequence[str], setting: Setting) -> str:

@@ -256,12 +256,11 @@ class _Search:
         )
         device = ", ".join(sorted(set(self._devices())))
         say(f"{device}, seed {options.seed}, torch {torch.__version__}")
-        plan, chosen = self.plan, f"{self.plan.count:,} of "
-        say(
-            f"{chosen * (plan.count < plan.total)}{counted(plan.total, 'setting')}, "
-            f"{counted(options.repeats, 'seed')} each; "
-            f"{self.finished:,} of {self.wanted:,} are done"
-        )
+        plan, settings = self.plan, counted(self.plan.total, "setting")
+        if plan.count < plan.total:
+            settings = f"{plan.count:,} of {settings}"
+        each = f"{counted(options.repeats, 'seed')} each"
+        say(f"{settings}, {each}; {self.finished:,} of {self.wanted:,} are done")
         say(f"results: {self.records.files.csv}")
         say(f"model: {self.records.files.model}")
         if self.finished >= self.wanted:

@@ -45,7 +45,7 @@ class Cache(FunctionCache):
     def __init__(self, function: Callable[..., object]) -> None:
         super().__init__(function)
         # numba looks at the function's own file, but what it calls is compiled into it, too.
-        self._cache_file._source_stamp = sources()
+        self._cache_file._source_stamp = _sources()
 
     @contextlib.contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:
@@ -57,7 +57,7 @@ class Cache(FunctionCache):
 
 
 @functools.cache
-def sources() -> str:
+def _sources() -> str:
     """Returns a checksum of this package's source: where it is another, all is compiled anew."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -85,8 +85,8 @@ def read_trained(path: Path) -> Trained:
     Raises:
         InputError: There is no such file, or it is no such model.
     """
-    train = script("train_mosi.py")
-    missing = f"no such model; train one first, for example: {train} --settings 10"
+    train = f"python {script('train_mosi.py')} --settings 10"
+    missing = f"no such model; train one first, for example: {train}"
     with opened_unchanged(path, missing):  # two look into it
         try:
             model, saved = LMF.load(path), read_model(path)

@@ -200,7 +200,7 @@ def _read(path: Path, digest: Callable[[BinaryIO], str]) -> tuple[object, str]:
 def _how_to_get(path: Path) -> str:
     if path.stem not in CORPORA:
         return "save the arrays there (docs/own-data.md), or name its folder with --data_path"
-    prepare, folder = script("data/prepare.py"), path.parent
+    prepare, folder = f"python {script('data/prepare.py')}", path.parent
     others = [f for f in sorted(folder.glob("*")) if f.suffix in SUFFIXES]
     others = [f for f in others if path.stem in f.name and f.name != path.name]
     if others:

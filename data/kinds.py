@@ -87,6 +87,6 @@ def quoted(word: Path | str) -> str:
 
 
 def script(name: str) -> str:
-    """Returns how a script of this project is run from the working directory."""
+    """Returns a script of this project as a shell finds it from the working directory."""
     is_here = os.path.exists(name) and os.path.samefile(name, _ROOT / name)
-    return f"python {quoted(name if is_here else _ROOT / name)}"
+    return quoted(name if is_here else _ROOT / name)

@@ -15,14 +15,15 @@ from search.run_files import RunFiles
 
 def next_steps(data_set: str, options: argparse.Namespace, files: RunFiles) -> Iterator[str]:
     """Yields what to do with results: a line each."""
+    python = quoted(sys.orig_argv[0])  # this one: make train's user may not have activated .venv
     results, models = files.csv.parent, files.model.parent
     to_results = _flag("--output_path", results, "results")
     if data_set in CORPORA:  # the others have no row in the report
         where = f" {quoted(results)}" * bool(to_results)
         flags = _flag("--model_path", models, "models") + to_results
-        yield f"report:  {script('report.py')}{where}{flags}"
+        yield f"report:  {python} {script('report.py')}{where}{flags}"
     data = _flag("--data_path", options.data_path, "data")
-    yield f"predict: {script('predict.py')} {quoted(files.model)}{data}{to_results}"
+    yield f"predict: {python} {script('predict.py')} {quoted(files.model)}{data}{to_results}"
 
 
 def with_settings(words: Sequence[str], count: int) -> str:
@@ -32,7 +33,7 @@ def with_settings(words: Sequence[str], count: int) -> str:
         if not skip and not re.match("--settings(=|$)", word):
             kept.append(word)
         skip = word == "--settings"
-    command = "python", sys.argv[0], *kept, "--settings", str(count)
+    command = sys.orig_argv[0], sys.argv[0], *kept, "--settings", str(count)
     return " ".join(map(quoted, command))
 
 

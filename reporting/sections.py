@@ -70,7 +70,7 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
 def _data_lines(runs: Iterable[Run]) -> str:
     """Returns what each run was trained on, and how."""
     lines = []
-    said: dict[str, str] = {}  # what data were used, and by which run first
+    said: dict[str, str] = {}  # by the data's checksum, which run had them first
     for run in runs:
         text = f"- **{markdown(run.name)}**"
         if f"results_{run.name}" != run.path.stem:
@@ -84,9 +84,9 @@ def _data_lines(runs: Iterable[Run]) -> str:
             text += f", {len(run.pruned):,} of the settings stopped early (pruned)"
         if run.origin:
             text += f"; at most {run.origin.epochs} epochs, patience {run.origin.patience}"
-        note = data_note(run)
-        lines.append(f"{text}. Data: {f'as of {said[note]}' if note in said else note}.")
-        said.setdefault(note, markdown(run.name))
+        known, note = run.sha256 or str(run.path), data_note(run)
+        lines.append(f"{text}. Data: {f'as of {said[known]}' if known in said else note}.")
+        said.setdefault(known, markdown(run.name))
     return "\n".join(lines)
 
 
@@ -100,7 +100,8 @@ def data_note(run: Run) -> str:
     if run.sha256 == CORPORA[run.experiment.name].sha256:
         return f"the official {name} (by its checksum)"
     if run.synthetic:
-        return f"{name}, **synthetic**: made-up numbers, which don't compare with the paper's"
+        made_up = "made-up numbers, which don't compare with the paper's"
+        return f"{name}, **synthetic** (sha256 {sha256}…): {made_up}"
     if run.experiment.name not in PUBLISHED:
         return f"{name} (sha256 {sha256}…)"
     return (

@@ -53,6 +53,10 @@ def test_what_the_data_are_is_said_once_for_all_runs_on_them(tmp_path: Path) -> 
     report.main([str(tmp_path), "--output_path", str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
     assert text.count("not one of like with like") == 1
+    for run_id in (2, 3):
+        (tmp_path / f"results_mosi_{run_id}.json").unlink()
+    report.main([str(tmp_path), "--output_path", str(tmp_path)])
+    assert (tmp_path / "report.md").read_text().count("Data: unknown") == 2
     assert text.count("Data: as of mosi\\_1.") + text.count("Data: as of mosi_1.") == 2
 
 

@@ -1,4 +1,4 @@
-"""Products of few rows for the compiled LSTM: BLAS copies its operands for each call, these don't.
+"""Products of few rows for the compiled LSTM, where BLAS would copy its operands for each call.
 
 Shapes use: D and C, the sizes of a matrix.
 """
@@ -9,11 +9,14 @@ from functools import partial
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401, which numba's products call, before it is limited
+import torch
 
 from training.compiler import compiled
 
 TILE = 4  # rows that are multiplied together
 _BLAS_ROWS = 64  # from which on BLAS is faster
+# OpenBLAS has products of small matrices that copy nothing, but for AVX-512 alone.
+_BLAS_WIDTH = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 0
 _single = np.float32
 
 
@@ -24,7 +27,7 @@ def multiply(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int) -> None:
     Shape:
         x (rows + 3, D), w (D, C), out (rows + 3, C); D is a multiple of 4.
     """
-    if rows >= _BLAS_ROWS:
+    if rows >= _BLAS_ROWS or w.shape[0] <= _BLAS_WIDTH:
         np.dot(x[:rows], w, out[:rows])
         return
     for b in range(0, rows, TILE):
@@ -49,7 +52,7 @@ def multiply_transposed(x: np.ndarray, w: np.ndarray, out: np.ndarray, rows: int
     Shape:
         x (rows + 3, C), w (D, C), out (rows + 3, D); D is a multiple of 4.
     """
-    if rows >= _BLAS_ROWS and w.shape[0] <= 128:
+    if w.shape[0] <= 128 and (rows >= _BLAS_ROWS or w.shape[0] <= _BLAS_WIDTH):
         np.dot(x[:rows], w.T, out[:rows])
         return
     for b in range(0, rows, TILE):

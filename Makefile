@@ -58,12 +58,19 @@ gpu-throughput: $(GPU_READY)
 
 # Training for the paper's tables, as far as the data are there, and the report.
 paper: $(VENV)/ready
-	@for name in $(NAMES); do \
-		if [ -f $(FOLDER)/$$name.pkl ]; then $(MAKE) --no-print-directory paper-$$name || exit; \
-		else echo "$(FOLDER)/$$name.pkl is not there: left out"; fi; \
-	done
+	$(if $(THERE),,$(error expected $(NAMES:%=%.pkl) in $(FOLDER), or one of them, got none))
+	@for name in $(filter-out $(THERE),$(NAMES)); do \
+		echo "$(FOLDER)/$$name.pkl is not there: left out"; done
+	@for name in $(THERE); do $(MAKE) --no-print-directory paper-$$name || exit; done
 	$(PYTHON) benchmarks/efficiency.py --output_path $(RESULTS)
-	$(PYTHON) report.py $(RESULTS) --model_path $(MODELS) --output_path $(RESULTS)
+	$(PYTHON) report.py $(PAPER_RUNS:%=$(RESULTS)/results_%_$(RUN).csv) \
+		--model_path $(MODELS) --output_path $(RESULTS)
+
+# What the report is of, whatever else lies beside it. IEMOCAP has a run per emotion.
+RUNS_OF_mosi = mosi_search mosi_rank
+RUNS_OF_iemocap = iemocap_paper_*
+THERE = $(strip $(foreach name,$(NAMES),$(if $(wildcard $(FOLDER)/$(name).pkl),$(name))))
+PAPER_RUNS = $(foreach name,$(THERE),$(or $(RUNS_OF_$(name)),$(name)_paper))
 
 paper-mosi: rank-study
 

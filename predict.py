@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.assembly import Assembled, assemble
+from data.assembly import SYNTHETIC_NOTE, Assembled, assemble, is_synthetic
 from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS, UNKNOWN
 from data.files import InputError, make_folder, opened_unchanged, printable, write_atomically
 from data.formats import read
-from data.kinds import script
+from data.kinds import command
 from data.layouts import ROLE_NAMES, Found
 from model import LMF
 from search.checkpoint import read_model
@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     if not path.exists():
         raise InputError(f"{path}: no such file; name the data, or their folder, with --data_path")
     data = _read_data(path, options.split, trained)
-    for note in data.notes:
+    for note in [SYNTHETIC_NOTE, *data.notes] if is_synthetic(data.ids) else data.notes:
         print(printable(note))
     audio, video, text, *label = data.arrays[options.split].values()
     try:
@@ -85,7 +85,7 @@ def read_trained(path: Path) -> Trained:
     Raises:
         InputError: There is no such file, or it is no such model.
     """
-    train = f"python {script('train_mosi.py')} --settings 10"
+    train = f"{command('train_mosi.py')} --settings 10"
     missing = f"no such model; train one first, for example: {train}"
     with opened_unchanged(path, missing):  # two look into it
         try:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from data.corpora import CORPORA
 from data.files import InputError, make_folder, printable, write_atomically
+from data.kinds import command
+from reporting.figures import FORMATS
 from reporting.runs import Experiments, read_run, read_runs
 from reporting.sections import best_grid, report
 from search.options import Parser, folder, run_script
@@ -32,16 +34,16 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.best_grid:
         print(best_grid(read_run(options.best_grid, experiments())))
         return
-    places = options.results or [Path("results")]
-    runs, left_out = read_runs(places, experiments())
+    results = options.results or [Path("results")]
+    runs, left_out = read_runs(results, experiments())
     if not runs:
         raise InputError(
             "; ".join(left_out)
-            or f"{' '.join(map(str, places))}: expected results_*.csv with rows in them, "
-            "got none; train first, for example: python train_mosi.py --settings 10"
+            or f"{' '.join(map(str, results))}: expected results_*.csv with rows in them, "
+            f"got none; train first, for example: {command('train_mosi.py')} --settings 10"
         )
     make_folder(options.output_path)
-    text = report(runs, left_out, options.model_path, options.output_path)
+    text = report(runs, left_out, options.model_path, options.output_path, options.format)
     path = options.output_path / "report.md"
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
     print(text)
@@ -63,6 +65,7 @@ def _flags() -> Parser:
     )
     add("--model_path", type=folder, default=Path("models"), help="folder of the trained models")
     add("--output_path", type=folder, default=Path("results"), help="folder for report.md, figures")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="of the figures")
     add(
         "--best_grid",
         type=Path,

@@ -20,12 +20,12 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.assembly import assemble, emotions_in, read_pickle
-from data.corpora import CORPORA, SPLITS, SYNTHETIC, UNKNOWN, Corpus
+from data.assembly import assemble, emotions_in, is_synthetic, read_pickle
+from data.corpora import CORPORA, SPLITS, UNKNOWN, Corpus
 from data.files import InputError as InputError
 from data.files import checksum, opened_unchanged
 from data.files import printable as printable
-from data.kinds import SUFFIXES, quoted, script
+from data.kinds import SUFFIXES, command, quoted
 
 EMOTIONS = CORPORA["iemocap"].emotions
 
@@ -70,8 +70,8 @@ class Loaded(NamedTuple):
 
     @property
     def synthetic(self) -> bool:
-        """Whether data/prepare.py made the numbers up, by the examples' ids."""
-        return any(name.startswith(SYNTHETIC) for names in self.ids.values() for name in names)
+        """Whether data/prepare.py made the numbers up."""
+        return is_synthetic(self.ids)
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -200,7 +200,7 @@ def _read(path: Path, digest: Callable[[BinaryIO], str]) -> tuple[object, str]:
 def _how_to_get(path: Path) -> str:
     if path.stem not in CORPORA:
         return "save the arrays there (docs/own-data.md), or name its folder with --data_path"
-    prepare, folder = f"python {script('data/prepare.py')}", path.parent
+    prepare, folder = command("data/prepare.py"), path.parent
     others = [f for f in sorted(folder.glob("*")) if f.suffix in SUFFIXES]
     others = [f for f in others if path.stem in f.name and f.name != path.name]
     if others:

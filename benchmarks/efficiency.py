@@ -30,7 +30,7 @@ from benchmarks.tfn import TFN, tensor_fusion
 from data.files import make_folder, write_atomically
 from model import LMF, low_rank_fusion
 from reporting import figures
-from reporting.markdown import table
+from reporting.markdown import image, table
 from search.options import Parser, folder, run_script, whole_between
 
 INPUT_DIMS = (74, 46, 300)  # MOSI's features of audio, video, text
@@ -213,7 +213,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parts = ["# LMF beside TFN", _conditions(options.threads), parameter_table()]
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         parts.append(speed_table(device, options.batch_sizes, options.seconds))
-        path = options.output_path / f"efficiency_{device}.png"
+        path = options.output_path / f"efficiency_{device}.{options.format}"
         slopes = figures.fusion_costs(path, fusion_costs(device, options.seconds), device)
         parts.append(
             "Fusion alone, forward and backward: over the three largest widths the time grows "
@@ -221,7 +221,7 @@ def main(words: Sequence[str] | None = None) -> None:
             "the product of the widths; memory beyond the caches adds to it) and "
             f"{slopes['LMF']:.2f} for LMF (by its operations 1, their sum)."
         )
-        parts.append(f"![Cost of the fusion against the hidden width]({path.name})")
+        parts.append(image("Cost of the fusion against the hidden width", path))
     text = "\n\n".join([*parts, NOT_COMPARABLE]) + "\n"
     path = options.output_path / "efficiency.md"
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
@@ -237,6 +237,7 @@ def _flags() -> Parser:
     add("--threads", type=whole_between(1, 10**4), default=1, help="of the CPU")
     add("--seconds", type=_seconds, default=0.25, help="length of one measurement")
     add("--output_path", type=folder, default=Path("results"), help="folder for efficiency.md")
+    add("--format", choices=figures.FORMATS, default=figures.FORMATS[0], help="of the figure")
     return flags
 
 

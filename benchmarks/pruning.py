@@ -91,7 +91,7 @@ def replay_rules(options: argparse.Namespace, results: Sequence[Result]) -> Iter
     """Yields a row for each rule."""
     limits = Limits(options.epochs, options.patience)
     full = replay(results, limits, (), len(results))
-    for rule in options.rule:
+    for rule in options.rule or [RULE]:
         draw = np.random.default_rng(options.seed)
         orders = (
             [results[i] for i in draw.permutation(len(results))] for _ in range(options.orders)
@@ -141,10 +141,15 @@ def _flags() -> Parser:
     add("--script", choices=("mosi", "pom"), default="mosi", help="whose settings")
     add("--data_path", default="./data", help="folder of the pickle")
     add("--output_path", type=folder, default=Path("results"), help="folder for pruning_*.csv")
-    add("--settings", type=whole_between(2, 10**6), default=150, help="how many to train")
+    add(
+        "--settings",
+        type=whole_between(2, 10**6),
+        default=150,
+        help="how many to train: more than pilots",
+    )
     add("--pilots", type=whole, default=10, help="how many the others are held against")
     rule = "EPOCH:QUANTILE[,...], one or more rules to replay (default: that of --prune)"
-    add("--rule", type=_rule, nargs="+", default=[RULE], metavar="RULE", help=rule)
+    add("--rule", type=_rule, nargs="+", metavar="RULE", help=rule)
     add("--orders", type=whole, default=400, help="random orders to replay")
     add("--epochs", type=whole, default=50, help="most epochs per setting")
     add("--patience", type=whole, default=10, help="as of the train scripts")
@@ -161,7 +166,10 @@ def main(words: Sequence[str] | None = None) -> None:
     if unknown := set(parts) - set(PARTS):
         raise InputError(f"PART: expected {' or '.join(PARTS)}, got {min(unknown)}")
     if options.pilots >= options.settings:
-        raise InputError(f"--pilots: expected fewer than --settings, got {options.pilots}")
+        raise InputError(
+            f"--pilots: expected fewer than --settings, got {options.pilots} with "
+            f"{options.settings}; name fewer of the one or more of the other"
+        )
     make_folder(options.output_path)
     prepare()
     experiment = import_module(f"train_{options.script}").EXPERIMENT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -11,13 +11,14 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 
 from data.checks import label_notes, refuse_token_numbers
-from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
+from data.corpora import MODALITIES, ROLES, SPLITS, SYNTHETIC, Corpus
 from data.files import InputError, printable
 from data.kinds import refusal
 from data.pickles import PickleError, UnsafePickle, load_pickle
 
 Arrays = dict[str, dict[str, np.ndarray]]  # by split and modality
 _ID_PARTS = (str, bytes, int, float, np.generic, type(None))
+SYNTHETIC_NOTE = "synthetic data: made-up numbers, whose scores don't compare with the paper's"
 _FEATURES: dict[str, str] = dict(zip(MODALITIES[:3], ROLES[:3], strict=True))
 
 
@@ -38,6 +39,11 @@ class Assembled(NamedTuple):
         """Features of audio, video and text; 0 where one is left out."""
         audio, video, text = (self.arrays["train"][modality] for modality in MODALITIES[:3])
         return audio.shape[1], video.shape[1], text.shape[2]
+
+
+def is_synthetic(ids: Mapping[str, Sequence[str]]) -> bool:
+    """Returns whether data/prepare.py made the numbers up, by the examples' ids in each split."""
+    return any(name.startswith(SYNTHETIC) for names in ids.values() for name in names)
 
 
 def read_pickle(path: Path, file: BinaryIO) -> object:

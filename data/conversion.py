@@ -15,7 +15,7 @@ from data.checks import refuse_token_numbers
 from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
 from data.embedding import with_vectors, words_of
 from data.files import InputError, make_folder, write_atomically
-from data.kinds import quoted
+from data.kinds import command, quoted
 from data.labels import labels_of
 from data.layouts import (
     LAYOUTS,
@@ -111,7 +111,7 @@ def as_it_is(found: Found, corpus: Corpus) -> Assembled | None:
 
 def train_command(corpus: Corpus, folder: Path, without: tuple[str, ...]) -> str:
     """Returns the command that trains a data set in a folder that lacks these modalities."""
-    train = f"python train_{corpus.name}.py --data_path {quoted(folder)}"
+    train = f"{command(f'train_{corpus.name}.py')} --data_path {quoted(folder)}"
     return f"{train} {without_flags(without)}".strip()
 
 

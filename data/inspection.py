@@ -10,13 +10,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.assembly import Assembled, assemble_all
+from data.assembly import SYNTHETIC_NOTE, Assembled, assemble_all, is_synthetic
 from data.checks import are_class_numbers, label_notes
 from data.conversion import Choices, as_it_is, convert, train_command, without_flags
 from data.corpora import CORPORA, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
 from data.formats import read_open
-from data.kinds import SUFFIXES, quoted
+from data.kinds import SUFFIXES, command, quoted
 from data.labels import labels_of
 from data.layouts import LAYOUTS, MULT_EMOTIONS, SDK_EMOTIONS, Found, is_native, lacking
 from data.summaries import HEAD, Summary, cells, summaries
@@ -100,6 +100,8 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
     corpus = corpus_of(found)
     if assembled := as_it_is(found, corpus):
         notes += assembled.notes
+        if is_synthetic(assembled.ids):
+            notes.append(SYNTHETIC_NOTE)
         train = train_command(corpus, found.path.parent, found.without)
         if found.emotions[0] != (corpus.emotions or ("",))[0]:
             train += f" --emotion {found.emotions[0]}"
@@ -116,10 +118,11 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
         raise
     folder = next((f for f in FOLDERS if not (f / f"{corpus.name}.pkl").exists()), None)
     where = {FOLDERS[0]: "", None: " --force"}.get(folder, f" -o {folder}")
-    command = f"python data/prepare.py convert {quoted(found.path)} --to {corpus.name}{where}"
+    prepare = command("data/prepare.py")
+    converting = f"{prepare} convert {quoted(found.path)} --to {corpus.name}{where}"
     if found.without:
-        return False, lacking(found, f", or: {command} {without_flags(found.without)}")
-    return False, command
+        return False, lacking(found, f", or: {converting} {without_flags(found.without)}")
+    return False, converting
 
 
 def corpus_of(found: Found) -> Corpus:
@@ -172,7 +175,7 @@ def verify(folder: Path) -> Iterator[Verdict]:
     if not files:
         raise InputError(
             f"{folder}: expected data files, found none; see data/README.md for how to get them, "
-            "or run: python data/prepare.py synthetic"
+            f"or run: {command('data/prepare.py')} synthetic"
         )
     for path in files:
         try:
@@ -201,7 +204,8 @@ def _verdict(path: Path, file: BinaryIO) -> Verdict:
     sizes, official = _sizes(loaded), _sizes(corpus)
     compared = ", as in the official data" if sizes == official else f" (official: {official})"
     text = f"not the official file, but train_{corpus.name}.py can use it: {sizes}{compared}"
-    return Verdict(path, True, "; ".join([text, *loaded.notes]))
+    notes = [SYNTHETIC_NOTE, *loaded.notes] if is_synthetic(loaded.ids) else loaded.notes
+    return Verdict(path, True, "; ".join([text, *notes]))
 
 
 def _sizes(data: Assembled | Corpus) -> str:

@@ -13,7 +13,7 @@ from data.files import InputError, printable
 _ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".csd", ".pt", ".pth")
 TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before it wrote zips
-_INSPECT = "look into it: python data/prepare.py inspect {path}"
+_INSPECT = "look into it: {prepare} inspect {path}"
 _COMPRESSED = "a file compressed by {0}; unpack it: {0} -dc {{path}} > {{unpacked}}".format
 _STARTS = {
     b"version https://git-lfs": "a Git LFS pointer in its place; fetch the file: "
@@ -67,9 +67,8 @@ def _kind(path: Path, file: BinaryIO) -> str | None:
     names = zip_members(file) if start.startswith(b"PK") else []
     kinds += [kind for end, kind in _MEMBERS.items() if any(name.endswith(end) for name in names)]
     words = {"path": path, "folder": path.parent, "name": path.name, "unpacked": f"{path}.unpacked"}
-    return (
-        kinds[0].format(**{name: quoted(word) for name, word in words.items()}) if kinds else None
-    )
+    known = {name: quoted(word) for name, word in words.items()}
+    return kinds[0].format(prepare=command("data/prepare.py"), **known) if kinds else None
 
 
 def zip_members(file: BinaryIO) -> list[str]:
@@ -88,5 +87,10 @@ def quoted(word: Path | str) -> str:
 
 def script(name: str) -> str:
     """Returns a script of this project as a shell finds it from the working directory."""
-    is_here = os.path.exists(name) and os.path.samefile(name, _ROOT / name)
+    is_here = os.path.exists(".") and os.path.samefile(".", _ROOT)
     return quoted(name if is_here else _ROOT / name)
+
+
+def command(name: str) -> str:
+    """Returns the command that runs a script of this project from the working directory."""
+    return f"python {script(name)}"

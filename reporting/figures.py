@@ -1,4 +1,7 @@
-"""Figures of the reports. Colours differ in lightness too, for print in grey."""
+"""Figures of the reports, as PNG, PDF or SVG by the ends of their names.
+
+Colours differ in lightness too, for print in grey.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data.files import printable, write_atomically
 
+FORMATS = ("png", "pdf", "svg")  # the ends of the figures' names
 DARK, LIGHT = "#12476d", "#e08e2b"
 STYLES = (
     {"color": LIGHT, "marker": "o", "linestyle": "--"},
@@ -28,7 +33,7 @@ LETTERS_PER_INCH = 11  # of a title
 def hyperparameter_sheet(
     path: Path, losses: Mapping[str, Mapping[float, Sequence[float]]], label: str, title: str
 ) -> None:
-    """Draws each setting's validation loss by value, one panel per hyperparameter, as a PNG."""
+    """Draws each setting's validation loss by value, one panel per hyperparameter."""
     columns = min(4, len(losses))
     rows = -(-len(losses) // columns)
     figure = Figure(figsize=(1 + 2.6 * columns, 0.6 + 2.1 * rows), layout="constrained")
@@ -91,7 +96,7 @@ def _limits(losses: Sequence[float]) -> tuple[float, float]:
 
 
 def rank_study(path: Path, scores: Mapping[int, np.ndarray], label: str, title: str) -> None:
-    """Draws each seed's test score against rank, with mean and standard deviation, as a PNG."""
+    """Draws each seed's test score against rank, with mean and standard deviation."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     ranks, values = list(scores), list(scores.values())
@@ -141,7 +146,7 @@ def fusion_costs(
     """Draws parameters and time of a fusion against the hidden width, on logarithmic axes.
 
     Args:
-        path: The PNG.
+        path: The figure.
         costs: By method, its (width, parameters, microseconds per data point).
         device: Where the time was measured.
 
@@ -182,6 +187,7 @@ def _finish(axes: Axes, x_label: str, y_label: str, title: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with warnings.catch_warnings():
+    kind = path.suffix.removeprefix(".")
+    with warnings.catch_warnings(), matplotlib.rc_context({"pdf.fonttype": 42}):  # TrueType
         warnings.filterwarnings("ignore", "Glyph")  # of a run's name, which no font may have
-        write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=150))
+        write_atomically(path, lambda part: figure.savefig(part, format=kind, dpi=150))

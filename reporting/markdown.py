@@ -32,5 +32,6 @@ def table(header: Sequence[str], rows: Iterable[Row]) -> str:
 
 
 def image(text: str, path: Path) -> str:
-    """Returns an image that lies beside the report; the text stands in for it."""
-    return f"![{markdown(text)}]({quote(os.fsencode(path.name))})"
+    """Returns an image that lies beside the report, or a link to it where it is a PDF."""
+    link = f"[{markdown(text)}]({quote(os.fsencode(path.name))})"
+    return link if path.suffix == ".pdf" else f"!{link}"

@@ -203,14 +203,18 @@ def _read_origin(path: Path, experiments: Experiments) -> Origin | None:
     except MissingFile:
         return None
     name, emotion, fixed = found["data_set"], found["emotion"], found["fixed"]
+    if name not in experiments:
+        raise InputError(
+            f"{path}: expected a run of {', '.join(experiments)}, got one of {name!r}; for a "
+            "report, a data set takes a row in data/corpora.py (docs/contributing.md)"
+        )
     without = value if isinstance(value := fixed.get("without", []), list) else [""]
     sha256 = value if isinstance(value := fixed.get("data sha256"), str) else ""
     epochs, patience = (
         value if type(value := fixed.get(key)) is int else 0 for key in ("epochs", "patience")
     )
     fits = {
-        "data_set": name in experiments,
-        "emotion": name in CORPORA and emotion in (CORPORA[name].emotions or (None,)),
+        "emotion": emotion in (CORPORA[name].emotions or (None,)),
         "data_file": "\0" not in found["data_file"],
         "data sha256": sha256 != "",
         "epochs": 0 < epochs <= MOST_EPOCHS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,18 @@ UNITS = {  # what a column holds, where its name does not say it well
 }
 
 
+class Places(NamedTuple):
+    """Where a report finds models, and puts figures."""
+
+    models: Path
+    folder: Path
+    kind: str
+
+    def figure(self, name: str) -> Path:
+        """Returns a figure's path."""
+        return self.folder / f"{name}.{self.kind}"
+
+
 def best_grid(run: Run) -> str:
     """Returns a run's best setting by validation, as --grid takes it."""
     if not run.candidates:
@@ -32,7 +45,13 @@ def best_grid(run: Run) -> str:
     return describe(run.ranking()[0])
 
 
-def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: Path) -> str:
+def report(
+    runs: Sequence[Run],
+    left_out: Sequence[str],
+    models: Path,
+    folder: Path,
+    kind: str = figures.FORMATS[0],
+) -> str:
     """Returns the report in Markdown, having drawn its figures.
 
     Args:
@@ -40,7 +59,9 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
         left_out: Why other runs are not in it.
         models: Folder of the trained models, for the learning curves.
         folder: Where the figures go.
+        kind: One of figures.FORMATS.
     """
+    places = Places(models, folder, kind)
     parts = [
         "# Results beside the paper's",
         "Liu et al., Efficient Low-rank Multimodal Fusion with Modality-Specific Factors, ACL "
@@ -61,7 +82,7 @@ def report(runs: Sequence[Run], left_out: Sequence[str], models: Path, folder: P
             except InputError as error:
                 parts.append(f"No table 2: {markdown(str(error))}.")
         for run in found:
-            parts += _run_section(run, models, folder)
+            parts += _run_section(run, places)
     if (folder / "efficiency.md").exists():
         parts.append("Efficiency, the paper's table 3: [efficiency.md](efficiency.md).")
     return "\n\n".join(parts) + "\n"
@@ -110,7 +131,7 @@ def data_note(run: Run) -> str:
     )
 
 
-def _run_section(run: Run, models: Path, folder: Path) -> Iterator[str]:
+def _run_section(run: Run, places: Places) -> Iterator[str]:
     """Yields what one run says: best settings, hyperparameters, rank, learning curves."""
     if not run.candidates:
         return
@@ -120,21 +141,21 @@ def _run_section(run: Run, models: Path, folder: Path) -> Iterator[str]:
     if losses and len(run.candidates) <= len(losses):  # too few to tell whose effect is whose
         yield f"No figure by value: {len(run.candidates)} settings differ in {len(losses)} ways."
     elif losses.keys() - {"rank"}:  # rank alone has a figure of its own
-        path = folder / f"hyperparameters_{run.name}.png"
+        path = places.figure(f"hyperparameters_{run.name}")
         count = f"{len(run.candidates):,} settings"
         title = f"{_where(run)}: {count} by value of each hyperparameter (bar: median)"
         figures.hyperparameter_sheet(path, losses, _label(run, run.columns.valid_loss), title)
         yield image("Validation loss by value of each hyperparameter", path)
-    yield from _rank_section(run, folder)
-    yield _curves(run, models, folder)
+    yield from _rank_section(run, places)
+    yield _curves(run, places)
 
 
-def _curves(run: Run, models: Path, folder: Path) -> str:
+def _curves(run: Run, places: Places) -> str:
     try:
-        history = read_history(run, models)
+        history = read_history(run, places.models)
     except InputError as error:
         return f"No learning curves: {markdown(str(error))}."
-    path = folder / f"curves_{run.name}.png"
+    path = places.figure(f"curves_{run.name}")
     label = _label(run, run.columns.valid_loss).replace("best validation", "loss:")
     figures.learning_curves(
         path, *history, label, f"{_where(run)}: learning curves of the best model"
@@ -162,7 +183,12 @@ def _best_settings(run: Run) -> str:
     for place, setting in enumerate(run.ranking()[:5], 1):
         cells = [Score("", column).text(run.values(setting, column)) for column in columns]
         rows.append((f"{place}. `{describe(setting)}`", [*cells, str(len(run.rows[setting]))]))
-    return table(["Best settings", *columns, "n"], rows)
+    return table(["Best settings", columns[0], _of_test(columns[1]), "n"], rows)
+
+
+def _of_test(column: str) -> str:
+    """Returns a score's column as a table's title, which says that it is of the test split."""
+    return column if "Test" in column else f"Test {column}"
 
 
 def losses_by_value(run: Run) -> dict[str, dict[float, list[float]]]:
@@ -197,7 +223,7 @@ def rank_study(run: Run) -> list[Setting]:
     return sorted(most, key=lambda setting: setting.rank) if len(most) > 1 else []
 
 
-def _rank_section(run: Run, folder: Path) -> Iterator[str]:
+def _rank_section(run: Run, places: Places) -> Iterator[str]:
     study = rank_study(run)
     if not study:
         return
@@ -211,12 +237,12 @@ def _rank_section(run: Run, folder: Path) -> Iterator[str]:
         scores[setting.rank] = np.where(np.isfinite(values), values, np.nan)
         cells = [score.text(values), score.text(losses[ok])]
         rows.append((f"{setting.rank:g}", [*cells, str(ok.sum()), str((~ok).sum())]))
-    path = folder / f"rank_{run.name}.png"
+    path = places.figure(f"rank_{run.name}")
     seeds = span([len(values) for values in scores.values()])
     title = f"{_where(run)}: test score by rank, n = {seeds} seeds, all else equal"
     figures.rank_study(path, scores, _label(run, headline), title)
     yield f"The paper's figure 4. All else is equal: `{_without_rank(study[0])}`."
-    yield table(["Rank", headline, run.columns.valid_loss, "n", "diverged"], rows)
+    yield table(["Rank", _of_test(headline), run.columns.valid_loss, "n", "diverged"], rows)
     yield image("Test score against rank", path)
 
 

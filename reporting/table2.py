@@ -203,7 +203,8 @@ def _constant_rows(runs: Sequence[Run], scores: Sequence[Score]) -> tuple[list[R
                 score.text([found[score.column]]) if (found := constant.get(score.emotion)) else "–"
                 for score in scores
             ]
-            rows.append(("Always predicting the median label of train", cells))
+            guess = "larger class" if CORPORA[runs[0].experiment.name].emotions else "median label"
+            rows.append((f"Always predicting the {guess} of train", cells))
         for why, found in missing.items():
             names = [markdown(run.name) for run in found if run.emotion not in constant]
             if names:

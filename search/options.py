@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,9 +29,17 @@ LEFT_OUT: dict[str, Any] = {"nargs": "+", "action": "extend", "choices": MODALIT
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
+    """Adds to each flag's help its least value, where that is above 1, and its default."""
+
     def _get_help_string(self, action: argparse.Action) -> str:
-        shown = action.default is not False and action.default not in (None, argparse.SUPPRESS)
-        return f"{action.help or ''}{' (default: %(default)s)' * shown}"
+        text, default = action.help or "", action.default
+        bounds = action.type.keywords if isinstance(action.type, partial) else {}
+        if (least := bounds.get("least", 1)) > 1:
+            text += f", at least {least}"
+        if default is False or default in (None, argparse.SUPPRESS):
+            return text
+        words = default if isinstance(default, (list, tuple)) else [default]
+        return f"{text} (default: {' '.join(map(str, words))})".replace("%", "%%")
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,15 +60,15 @@ class Parser(argparse.ArgumentParser):
 
 def whole_between(least: int, most: int) -> Callable[[str], int]:
     """Returns what reads a whole number of these bounds, for argparse."""
+    return partial(_whole, least=least, most=most)
 
-    def read(text: str) -> int:
-        if re.fullmatch(r"\s*[0-9]{1,20}\s*", text) and least <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number from {least} to {most:,}, got {text!r}"
-        )
 
-    return read
+def _whole(text: str, least: int, most: int) -> int:
+    if re.fullmatch(r"\s*[0-9]{1,20}\s*", text) and least <= int(text) <= most:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"expected a whole number from {least} to {most:,}, got {text!r}"
+    )
 
 
 whole = whole_between(1, 10**9)

@@ -15,6 +15,7 @@ import joblib
 import numpy as np
 import torch
 
+from data.assembly import SYNTHETIC_NOTE
 from search.cluster import Cluster, connected
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow
@@ -61,7 +62,7 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
     for note in loaded.notes:
         say(note)
     if loaded.synthetic:
-        say("synthetic data: made-up numbers, whose scores don't compare with the paper's")
+        say(SYNTHETIC_NOTE)
     data = Data(*loaded.splits)
     options.output_dim = experiment.task_of(data, options.output_dim).output_dim
     name = run_name(options.signiture, emotion, options.run_id)

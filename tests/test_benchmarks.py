@@ -41,6 +41,7 @@ BAD_FLAGS = [
     ("pruning", "--rule 5", "--rule: expected EPOCH:QUANTILE"),
     ("pruning", "--rule 5:0.5,9:2", "--rule: expected EPOCH:QUANTILE"),
     ("pruning", "--pilots 150", "--pilots: expected fewer than --settings, got 150"),
+    ("pruning", "--settings 5", "--pilots: expected fewer than --settings, got 10 with 5;"),
     ("pruning", "growth", "PART: expected replay or clock, got growth"),
     ("steps", "--members 0", "--members: expected a whole number"),
     ("throughput", "--settings 17", "--settings: expected a whole number"),
@@ -52,6 +53,18 @@ BAD_FLAGS = [
 def test_bad_flags_are_refused(script: str, words: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SCRIPTS[script].main(words.split())
+
+
+@pytest.mark.parametrize(
+    ("script", "least"),
+    [("throughput", "fast path, at least 18 (default: 288)"), ("efficiency", "a step, at least 2")],
+)
+def test_the_help_says_least_values(
+    script: str, least: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        SCRIPTS[script].main(["--help"])
+    assert least in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

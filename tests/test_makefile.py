@@ -90,7 +90,30 @@ def test_make_paper_trains_what_is_there_and_reports_it(tmp_path: Path) -> None:
         "--grid rank=1,2,4,8,16,32 audio_hidden=4 batch_size=16"
     )
     assert efficiency == "benchmarks/efficiency.py --output_path results"
-    assert report == "report.py results --model_path models --output_path results"
+    runs = ("iemocap_paper_*", "mosi_search", "mosi_rank")
+    assert report == (
+        f"report.py {' '.join(f'results/results_{run}_1.csv' for run in runs)} "
+        "--model_path models --output_path results"
+    )
+
+
+def test_make_paper_reports_its_own_runs_alone(tmp_path: Path) -> None:
+    (tmp_path / "iemocap.pkl").touch()
+    for name in ("iemocap_paper_sad_1", "iemocap_paper_happy_1", "iemocap_paper_sad_2", "mosi_1"):
+        (tmp_path / f"results_{name}.csv").touch()
+    *_, report = commands(tmp_path, "paper", f"DATA={tmp_path}", f"FLAGS=--output_path {tmp_path}")
+    paths = [word for word in report.split() if word.endswith(".csv")]
+    assert sorted(paths) == [
+        f"{tmp_path}/results_iemocap_paper_{emotion}_1.csv" for emotion in ("happy", "sad")
+    ]
+
+
+def test_make_paper_without_data_says_so_and_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ready").touch()
+    run = make("paper", f"DATA={tmp_path}", f"VENV={tmp_path}", "PYTHON=false")
+    assert run.returncode == 2
+    assert f"expected iemocap.pkl mosi.pkl pom.pkl in {tmp_path}, or one of them" in run.stderr
+    assert "efficiency.py" not in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -130,4 +153,7 @@ def test_make_paper_follows_the_flags_to_its_results(between: str, tmp_path: Pat
     assert best == "report.py --best_grid out/results_mosi_search_7.csv"
     assert rank.split(" --signiture ")[-1].startswith("mosi_rank ")  # the last one holds
     assert efficiency == "benchmarks/efficiency.py --output_path out"
-    assert report == "report.py out --model_path kept --output_path out"
+    assert report == (
+        "report.py out/results_mosi_search_7.csv out/results_mosi_rank_7.csv "
+        "--model_path kept --output_path out"
+    )

@@ -18,6 +18,7 @@ import predict
 import train_iemocap
 import train_mosi
 import train_pom
+from data import prepare
 from model import LMF
 from utils import InputError, load_iemocap, load_mosi, load_pom
 
@@ -93,6 +94,19 @@ def test_scores_of_the_test_split_are_those_of_the_models_row(
     best = min(rows, key=lambda row: float(row[experiment.columns.valid_loss]))
     assert set(said) == {*experiment.columns.release, *experiment.columns.own}
     assert said == {name: best[name] for name in said}
+
+
+def test_synthetic_data_are_called_so(
+    ready: Callable[[str], Ready], tmp_path: Path, capsys: Capsys
+) -> None:
+    data = tiny_arrays("mosi")
+    data["test"]["id"] = [f"synthetic {name}" for name in IDS]  # pyright: ignore
+    pickled(tmp_path, "mosi", data)
+    capsys.readouterr()
+    run(ready("mosi").model, tmp_path, tmp_path / "out.csv")
+    prepare.main(["inspect", str(tmp_path / "mosi.pkl")])
+    prepare.main(["verify", str(tmp_path)])
+    assert capsys.readouterr().out.count("synthetic data: made-up numbers") == 3
 
 
 @pytest.mark.parametrize("data_set", MAINS)

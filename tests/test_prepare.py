@@ -21,7 +21,7 @@ from python2 import Python2Pickler
 from data import assembly, formats, prepare
 from data.corpora import CORPORA, ROLES, SPLITS, Corpus
 from data.synthetic import synthetic
-from utils import EMOTIONS, InputError, load_corpus, load_iemocap, load_mosi, load_pom
+from utils import EMOTIONS, InputError, load, load_corpus, load_iemocap, load_mosi, load_pom
 
 SIZES = {"train": 9, "valid": 4, "test": 5}
 STEPS = 6
@@ -349,6 +349,22 @@ def test_inspect_tells_what_every_layout_needs(tmp_path: Path, capsys: Capsys) -
         assert report["usable"] is (path.name == "iemocap.pkl")
 
 
+def test_what_inspect_advises_is_found_from_where_the_user_is(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = Path(prepare.__file__).parent.parent
+    (mult,) = reports(capsys, write_mult(Path("mult.pkl"), sequences((4, 2))))
+    assert mult["advice"] == f"python {root}/data/prepare.py convert mult.pkl --to iemocap"
+    pickled(tmp_path, "mosi", tiny_arrays("mosi"))
+    (mosi,) = reports(capsys, Path("mosi.pkl"))
+    assert mosi["advice"] == f"python {root}/train_mosi.py --data_path ."
+    np.save("a.npy", np.ones(3))
+    Path("a.npy").rename("a.pkl")
+    with pytest.raises(InputError, match=f"python {root}/data/prepare.py inspect"):
+        load("a.pkl")
+
+
 def test_inspect_reads_a_computational_sequence(tmp_path: Path, capsys: Capsys) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "COVAREP.csd", "w") as file:
@@ -610,8 +626,8 @@ def test_synthetic_files_load_and_are_never_overwritten(
     for name in CORPORA:
         monkeypatch.setitem(CORPORA, name, small(name, (12, 4, 4)))
     run("synthetic", "--output_path", tmp_path)
-    for load in (load_mosi, load_pom, partial(load_iemocap, emotion="sad")):
-        assert [len(split) for split in load(tmp_path)[:3]] == [12, 4, 4]
+    for loader in (load_mosi, load_pom, partial(load_iemocap, emotion="sad")):
+        assert [len(split) for split in loader(tmp_path)[:3]] == [12, 4, 4]
     before = (tmp_path / "pom.pkl").read_bytes()
     (tmp_path / "mosi.pkl").unlink()
     with pytest.raises(InputError, match="--force replaces it"):

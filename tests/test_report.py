@@ -189,6 +189,36 @@ def test_figures_are_drawn_for_hundreds_of_settings(tmp_path: Path) -> None:
     assert (tmp_path / "hyperparameters_mosi_1.png").stat().st_size > 20_000
 
 
+@pytest.mark.parametrize(("kind", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_figures_are_drawn_for_a_paper_too(kind: str, start: bytes, tmp_path: Path) -> None:
+    settings = [*ranks(1, 4), SETTING._replace(rank=1, weight_decay=0)]
+    path = write_results(tmp_path / "results_a.b_1.csv", "pom", make_rows("pom", settings, 2))
+    report.main([str(path), "--output_path", str(tmp_path), "--format", kind])
+    drawn = [tmp_path / f"{name}_a.b_1.{kind}" for name in ("hyperparameters", "rank")]
+    assert sorted(tmp_path.glob("*_a.b_1.[ps]*")) == drawn
+    assert all(figure.read_bytes().startswith(start) for figure in drawn)
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("![") == (0 if kind == "pdf" else 2)  # PDF is no image to a browser
+    assert text.count(f"_a.b_1.{kind})") == 2
+
+
+def test_a_score_of_the_test_split_is_called_so(tmp_path: Path) -> None:
+    for name in ("mosi", "pom"):
+        write_results(tmp_path / f"results_{name}.csv", name, make_rows(name, ranks(1, 4), 1))
+    report.main([str(tmp_path), "--output_path", str(tmp_path)])
+    heads = [
+        line.split(" | ")[:3]
+        for line in (tmp_path / "report.md").read_text().splitlines()
+        if line.startswith(("| Rank", "| Best settings"))
+    ]
+    valid = "Best Validation MAE"
+    assert heads == [
+        [title, *columns]
+        for score in ("Test MAE", "Test Mean MAE")
+        for title, *columns in (["| Best settings", valid, score], ["| Rank", score, valid])
+    ]
+
+
 def test_report_is_printed_on_a_terminal_that_lacks_its_characters(tmp_path: Path) -> None:
     write_results(tmp_path / "results_mosi_1.csv", "mosi", make_rows("mosi", [SETTING], 2))
     script = Path(report.__file__)

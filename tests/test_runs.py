@@ -134,6 +134,13 @@ ODD_JSON: list[tuple[str, object]] = [
 ]
 
 
+def test_a_run_of_a_script_of_ones_own_is_left_out_for_what_it_is(tmp_path: Path) -> None:
+    path = mosi(tmp_path, "own")
+    change_json(path.with_suffix(".json"), "data_set", "own")
+    with pytest.raises(InputError, match=r"got one of 'own'; .* a row in data/corpora\.py"):
+        read(path)
+
+
 def change_json(path: Path, key: str, value: object) -> None:
     if not key:
         assert isinstance(value, str)

@@ -1,0 +1,79 @@
+"""The commands of the README and docs/speed.md run as they are printed, on small data.
+
+Their sizes are shrunk by flags after their own. What needs a cluster or a GPU is left out, and so
+are the benchmarks that have tests of their own.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_readme import ROOT, commands
+
+from data.corpora import CORPORA, ROLES, SPLITS
+from data.synthetic import synthetic
+
+STAGES = {  # the scripts in the order in which they need each other, and what makes them small
+    "data/prepare.py": [],
+    "train_": ["--settings", "2", "--epochs", "1", "--repeats", "1", "--jobs", "1"],
+    "predict.py": [],
+    "report.py": [],
+    "benchmarks/efficiency.py": ["--batch_sizes", "2", "--seconds", "0.001"],
+}
+ELSEWHERE = {"--cluster", "--cuda", "-m"}
+WRITTEN = [
+    "data/iemocap.pkl",
+    "models/model_mosi_1.pt",
+    "results/results_test_run_19260817.csv",
+    "results/results_iemocap_sad_1.csv",
+    "results/results_mosi_pruned.csv",
+    "results/predictions.csv",
+    "results/report.md",
+    "results/efficiency.md",
+]
+
+
+def printed() -> list[list[str]]:
+    """Returns the pages' commands, each script's after those that it needs."""
+    pages = ROOT / "README.md", ROOT / "docs" / "speed.md"
+    lines = [shlex.split(line, comments=True) for page in pages for line in commands(page)]
+    lines = [words[1:] for words in lines if words[0] == "python" and not ELSEWHERE & {*words}]
+    quick_start = ["train_mosi.py"]  # make train
+    return [
+        [*words, *more]
+        for stage, more in STAGES.items()
+        for words in [quick_start] * (stage == "train_") + lines
+        if words[0].startswith(stage)
+    ]
+
+
+@pytest.mark.slow
+def test_what_the_pages_print_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, corpus in CORPORA.items():
+        monkeypatch.setitem(CORPORA, name, corpus._replace(examples=(24, 10, 12)))
+    monkeypatch.chdir(tmp_path)
+    splits = synthetic(CORPORA["mosi"], 1)
+    arrays = {
+        f"{split}_{role}": array
+        for split in SPLITS
+        for role, array in zip(ROLES, splits[split.encode()].values(), strict=True)
+    }
+    new = {role: arrays[f"test_{role}"] for role in ROLES[:3]}
+    np.savez("FILE.npz", **arrays)  # pyright: ignore
+    np.savez("new.npz", **new)  # pyright: ignore
+    Path("FILE").write_bytes(Path("FILE.npz").read_bytes())
+    for words in printed():
+        replaced = ["--force"] if words[1:2] in (["synthetic"], ["convert"]) else []
+        monkeypatch.setattr(sys, "argv", [*words, *replaced])
+        import_module(words[0].removesuffix(".py").replace("/", ".")).main()
+    assert [path for path in WRITTEN if not Path(path).is_file()] == []
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert np.shape(names["prediction"]) == (12, 1)  # pyright: ignore

@@ -12,10 +12,10 @@ import numpy as np
 
 from data.assembly import Arrays, Assembled, assemble_all, ids_of, padded_in_front
 from data.checks import refuse_token_numbers
-from data.corpora import MODALITIES, ROLES, SPLITS, Corpus
+from data.corpora import MODALITIES, OWN, ROLES, SPLITS, Corpus
 from data.embedding import with_vectors, words_of
 from data.files import InputError, make_folder, write_atomically
-from data.kinds import command, quoted
+from data.kinds import quoted
 from data.labels import labels_of
 from data.layouts import (
     LAYOUTS,
@@ -111,7 +111,8 @@ def as_it_is(found: Found, corpus: Corpus) -> Assembled | None:
 
 def train_command(corpus: Corpus, folder: Path, without: tuple[str, ...]) -> str:
     """Returns the command that trains a data set in a folder that lacks these modalities."""
-    train = f"{command(f'train_{corpus.name}.py')} --data_path {quoted(folder)}"
+    script = f"{'examples/' * (corpus == OWN)}train_{corpus.name}.py"
+    train = f"python {script} --data_path {quoted(folder)}"
     return f"{train} {without_flags(without)}".strip()
 
 
@@ -211,7 +212,9 @@ def _scale(features: Arrays, notes: Notes) -> None:
 
 
 def _differences(corpus: Corpus, data: Assembled, without: tuple[str, ...]) -> Iterator[str]:
-    """Yields what remains different from the official data."""
+    """Yields what remains different from the official data, if there are any."""
+    if corpus == OWN:
+        return
     what = "differs from the official data:"
     if data.examples != corpus.examples:
         yield f"{what} {data.examples} examples, not {corpus.examples}"

@@ -101,4 +101,6 @@ _ALL = (
     ),
 )
 CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
+# Of data of one's own nothing is known; examples/train_own.py reads own.pkl.
 UNKNOWN = Corpus("", "", "", 0, "", (0, 0, 0), (0, 0, 0), 0, (-np.inf, np.inf), False)
+OWN = UNKNOWN._replace(name="own")

@@ -13,10 +13,10 @@ import numpy as np
 from data.assembly import SYNTHETIC_NOTE, Assembled, assemble_all, is_synthetic
 from data.checks import are_class_numbers, label_notes
 from data.conversion import Choices, as_it_is, convert, train_command, without_flags
-from data.corpora import CORPORA, SPLITS, Corpus
+from data.corpora import CORPORA, OWN, SPLITS, Corpus
 from data.files import InputError, checksum, opened_unchanged, printable
 from data.formats import read_open
-from data.kinds import SUFFIXES, command, quoted
+from data.kinds import SUFFIXES, quoted
 from data.labels import labels_of
 from data.layouts import LAYOUTS, MULT_EMOTIONS, SDK_EMOTIONS, Found, is_native, lacking
 from data.summaries import HEAD, Summary, cells, summaries
@@ -118,11 +118,14 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
         raise
     folder = next((f for f in FOLDERS if not (f / f"{corpus.name}.pkl").exists()), None)
     where = {FOLDERS[0]: "", None: " --force"}.get(folder, f" -o {folder}")
-    prepare = command("data/prepare.py")
-    converting = f"{prepare} convert {quoted(found.path)} --to {corpus.name}{where}"
+    command = f"{_converting(found, corpus.name)}{where}"
     if found.without:
-        return False, lacking(found, f", or: {converting} {without_flags(found.without)}")
-    return False, converting
+        return False, lacking(found, f", or: {command} {without_flags(found.without)}")
+    return False, command
+
+
+def _converting(found: Found, name: str) -> str:
+    return f"python data/prepare.py convert {quoted(found.path)} --to {name}"
 
 
 def corpus_of(found: Found) -> Corpus:
@@ -138,9 +141,14 @@ def corpus_of(found: Found) -> Corpus:
         raise InputError(
             f"{found.path}: expected labels {', '.join(widths)}, or (N, 4, 2), (N, 9) or "
             f"(N, 11) of emotions, got {shape}; other labels take a script of your own: "
-            "docs/own-data.md"
+            f"{_own(found)}"
         )
     return max(fitting, key=lambda corpus: corpus.name in found.path.name)  # the first of equals
+
+
+def _own(found: Found) -> str:
+    """Returns where it is said how data of one's own are trained, and how a file becomes such."""
+    return "docs/own-data.md" + f", after: {_converting(found, OWN.name)}" * (not is_native(found))
 
 
 def _fits(found: Found, shape: tuple[int, ...], corpus: Corpus) -> bool:
@@ -159,7 +167,7 @@ def _check_labels(found: Found, corpus: Corpus, notes: list[str]) -> None:
             raise InputError(
                 f"the labels are class numbers, it seems: expected {corpus.title}'s, which go from "
                 f"{low} to {high}; save named arrays with those (data/README.md), and convert "
-                "them; or train classes: docs/own-data.md"
+                f"them; or train classes: {_own(found)}"
             )
 
 
@@ -175,7 +183,7 @@ def verify(folder: Path) -> Iterator[Verdict]:
     if not files:
         raise InputError(
             f"{folder}: expected data files, found none; see data/README.md for how to get them, "
-            f"or run: {command('data/prepare.py')} synthetic"
+            "or run: python data/prepare.py synthetic"
         )
     for path in files:
         try:

@@ -13,7 +13,7 @@ from data.files import InputError, printable
 _ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".pkl", ".pickle", ".npz", ".npy", ".h5", ".hdf5", ".csd", ".pt", ".pth")
 TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before it wrote zips
-_INSPECT = "look into it: {prepare} inspect {path}"
+_INSPECT = "look into it: python data/prepare.py inspect {path}"
 _COMPRESSED = "a file compressed by {0}; unpack it: {0} -dc {{path}} > {{unpacked}}".format
 _STARTS = {
     b"version https://git-lfs": "a Git LFS pointer in its place; fetch the file: "
@@ -67,8 +67,9 @@ def _kind(path: Path, file: BinaryIO) -> str | None:
     names = zip_members(file) if start.startswith(b"PK") else []
     kinds += [kind for end, kind in _MEMBERS.items() if any(name.endswith(end) for name in names)]
     words = {"path": path, "folder": path.parent, "name": path.name, "unpacked": f"{path}.unpacked"}
-    known = {name: quoted(word) for name, word in words.items()}
-    return kinds[0].format(prepare=command("data/prepare.py"), **known) if kinds else None
+    return (
+        kinds[0].format(**{name: quoted(word) for name, word in words.items()}) if kinds else None
+    )
 
 
 def zip_members(file: BinaryIO) -> list[str]:

@@ -32,11 +32,11 @@ def labels_of(found: Found, corpus: Corpus, notes: list[str]) -> dict[str, dict[
         }
     flat = {split: label.reshape(len(label), -1) for split, label in raw.items()}
     columns = flat["train"].shape[1]
-    if columns not in corpus.columns_in_files:
+    if found.emotions != ("",) or (corpus.label_columns and columns not in corpus.columns_in_files):
         raise _other_labels(found, f"(N, {corpus.label_columns})", shape)
     if flat["train"].shape != shape:
         notes.append(f"labels {shape}: reshaped to {flat['train'].shape}")
-    if columns > corpus.label_columns:
+    if corpus.extra_column is not None and columns > corpus.label_columns:
         notes.append(corpus.extra_note)
         flat = {split: corpus.without_extra(label) for split, label in flat.items()}
     return {"": flat}

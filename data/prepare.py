@@ -22,7 +22,7 @@ if __name__ == "__main__":  # the imports below take seconds
     end_at_once()
 
 from data.conversion import Choices, convert, train_command, write_pickle
-from data.corpora import CORPORA
+from data.corpora import CORPORA, OWN
 from data.files import InputError, printable
 from data.formats import read
 from data.inspection import as_json, inspect, table, verify
@@ -75,7 +75,8 @@ def _flags() -> Parser:
         "the train scripts read.",
     )
     command.add_argument("source", type=Path, metavar="FILE_OR_DIR")
-    command.add_argument("--to", required=True, choices=list(CORPORA), help="the data set")
+    to = "the data set; own: one with labels of your own (docs/own-data.md)"
+    command.add_argument("--to", required=True, choices=[*CORPORA, OWN.name], help=to)
     command.add_argument(
         "-o", "--output_path", type=folder, default=FOLDER, help="folder to write to"
     )
@@ -116,8 +117,6 @@ def _flags() -> Parser:
 
 def _target(name: str, options: argparse.Namespace) -> Path:
     """Returns the file to write, which doesn't exist unless --force is given."""
-    if name not in CORPORA:
-        raise InputError(f"expected {', '.join(CORPORA)}, got {name!r}")
     target = options.output_path / f"{name}.pkl"
     if target.exists() and not options.force:
         raise InputError(f"{target}: expected no such file yet, but it exists; --force replaces it")
@@ -126,6 +125,8 @@ def _target(name: str, options: argparse.Namespace) -> Path:
 
 def run_synthetic(options: argparse.Namespace) -> None:
     """Writes the synthetic data sets that the options name."""
+    if unknown := set(options.names) - set(CORPORA):
+        raise InputError(f"expected {', '.join(CORPORA)}, got {min(unknown)!r}")
     targets = {name: _target(name, options) for name in options.names or CORPORA}
     for name, target in targets.items():
         corpus = CORPORA[name]
@@ -162,7 +163,7 @@ def run_verify(options: argparse.Namespace) -> None:
 def run_convert(options: argparse.Namespace) -> None:
     """Writes one data set, made from another layout."""
     target = _target(options.to, options)
-    found, corpus = read(options.source), CORPORA[options.to]
+    found, corpus = read(options.source), CORPORA.get(options.to, OWN)
     without = tuple(left_out(options.without))
     choices = Choices(options.average, options.scale, options.embedding, without)
     data, notes = convert(found, corpus, choices)

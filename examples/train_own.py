@@ -76,7 +76,7 @@ def make_task(data: Data) -> Task:
     if any(not np.isin(label, range(classes)).all() or label.shape[1] > 1 for label in labels):
         raise InputError(
             f"{NAME}.pkl: expected a class number from 0 to {classes - 1}, the highest in train, "
-            "as each example's label (N, 1), got others"
+            "as each example's label (N, 1), got others; for those see docs/own-data.md"
         )
     return Task(output_dim=classes, loss=loss, loss_divisor=1, scores=scores)
 

@@ -26,7 +26,7 @@ import train_iemocap
 from data import prepare
 from data.corpora import SPLITS
 from model import LMF
-from utils import InputError, load_corpus, load_iemocap, load_mosi
+from utils import InputError, load, load_corpus, load_iemocap, load_mosi
 
 WIDTHS = {"audio": 5, "video": 4, "text": 7}
 STEPS = 6
@@ -250,6 +250,34 @@ def test_errors_of_convert_name_what_is_in_the_users_file(tmp_path: Path) -> Non
     layouts(splits)["dev.pkl"](source)
     with pytest.raises(InputError, match=r"a\.pkl: .* in 1 of dev/labels; remove"):
         convert(source, "mosi")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (6,), (3, 2), (17,)])
+def test_labels_of_ones_own_are_kept_as_they_are(
+    shape: tuple[int, ...], tmp_path: Path, capsys: Capsys
+) -> None:
+    splits, source = data_set(), tmp_path / "a.npz"
+    for parts in splits.values():
+        count = len(parts["label"])
+        parts["label"] = np.arange(count * int(np.prod(shape))).reshape(count, *shape) % 3
+    np.savez(source, allow_pickle=False, **renamed(splits, {}, "{split}_{role}"))
+    run("inspect", source)
+    advised = f"docs/own-data.md, after: python data/prepare.py convert {source} --to own"
+    assert advised in capsys.readouterr().out
+    run("convert", source, "--to", "own", "-o", tmp_path)
+    out = capsys.readouterr().out
+    assert f"now: python examples/train_own.py --data_path {tmp_path}" in out
+    assert "official" not in out
+    found, (audio, *_) = load(tmp_path / "own.pkl")[2], splits["test"].values()
+    np.testing.assert_array_equal(found.label, splits["test"]["label"].reshape(len(audio), -1))
+    with pytest.raises(InputError, match=r"got one that train_own\.py takes"):
+        run("convert", tmp_path / "own.pkl", "--to", "own", "-o", tmp_path, "--force")
+
+
+def test_emotions_of_their_own_features_are_no_data_of_ones_own(tmp_path: Path) -> None:
+    dumped(dict.fromkeys(train_iemocap.EMOTIONS, tiny_arrays("iemocap")))(tmp_path / "iemocap.pkl")
+    with pytest.raises(InputError, match=r"iemocap\.pkl: expected .*--to the right data set"):
+        run("convert", tmp_path / "iemocap.pkl", "--to", "own", "-o", tmp_path)
 
 
 def test_two_emotions_are_usable_for_these_two(tmp_path: Path, capsys: Capsys) -> None:

@@ -21,7 +21,7 @@ from python2 import Python2Pickler
 from data import assembly, formats, prepare
 from data.corpora import CORPORA, ROLES, SPLITS, Corpus
 from data.synthetic import synthetic
-from utils import EMOTIONS, InputError, load, load_corpus, load_iemocap, load_mosi, load_pom
+from utils import EMOTIONS, InputError, load_corpus, load_iemocap, load_mosi, load_pom
 
 SIZES = {"train": 9, "valid": 4, "test": 5}
 STEPS = 6
@@ -347,22 +347,6 @@ def test_inspect_tells_what_every_layout_needs(tmp_path: Path, capsys: Capsys) -
     for report, (path, advice) in zip(reports(capsys, *files), files.items(), strict=True):
         assert advice in report["advice"], path
         assert report["usable"] is (path.name == "iemocap.pkl")
-
-
-def test_what_inspect_advises_is_found_from_where_the_user_is(
-    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    root = Path(prepare.__file__).parent.parent
-    (mult,) = reports(capsys, write_mult(Path("mult.pkl"), sequences((4, 2))))
-    assert mult["advice"] == f"python {root}/data/prepare.py convert mult.pkl --to iemocap"
-    pickled(tmp_path, "mosi", tiny_arrays("mosi"))
-    (mosi,) = reports(capsys, Path("mosi.pkl"))
-    assert mosi["advice"] == f"python {root}/train_mosi.py --data_path ."
-    np.save("a.npy", np.ones(3))
-    Path("a.npy").rename("a.pkl")
-    with pytest.raises(InputError, match=f"python {root}/data/prepare.py inspect"):
-        load("a.pkl")
 
 
 def test_inspect_reads_a_computational_sequence(tmp_path: Path, capsys: Capsys) -> None:

@@ -5,7 +5,7 @@ Shapes use: K members, N examples, D features, P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -85,6 +85,18 @@ class Slots:
             if not numbers.isfinite().all():
                 raise OverflowError(f"{name}: overflow in {values.dtype}")
             values[places] = numbers.to(device)
+
+    def keep_best(self, places: Tensor) -> None:
+        """Keeps what these slots (n,) have now as their best."""
+        self.best[places] = self.weights[places]
+        for name, value in self.running.items():
+            self.best_running[name][places] = value[places]
+
+    def unpack_best_running(self, slot: int, state: Mapping[str, Tensor], batches: int) -> None:
+        """Writes a slot's best statistics of BatchNorm, after so many batches, into LMF's state."""
+        for name, value in self.best_running.items():
+            state[name].copy_(value[slot, : len(state[name])])
+            state[f"{name.rpartition('.')[0]}.num_batches_tracked"].fill_(batches)
 
     def head(self, count: int) -> Slots:
         """Returns the first slots: views of them."""

@@ -109,7 +109,7 @@ class Stack:
                     improved.append(slot)
                 if on_epoch:
                     on_epoch(member.setting, member.seed, len(member.seconds), *losses)
-            self._keep_best(improved)
+            self.slots.keep_best(self._places(improved))
             at_end = [self._end(slot, member) for slot, member in active if member.stopping.done]
             ended = (end.result(self.task) for end in at_end)
             if not self.on_gpu:
@@ -193,7 +193,9 @@ class Stack:
                 self.text.backward(d_final, slots.weights, slots.grads)
             adam_on_gpu(slots, self.parameters.factors_end)
         else:
-            self._adam_on_cpu(d_final)
+            adam = _adam_on_cpu(slots, self.parameters)
+            if isinstance(self.text, TextOnCpu) and d_final is not None:
+                self.text.train(d_final, slots.weights, slots.grads[:1], adam)
 
     def _masks(self, positions: Tensor) -> dict[str, Tensor]:
         """Returns what dropout multiplies each modality with, (K, B, D)."""
@@ -210,20 +212,6 @@ class Stack:
                 masks[modality] = masks_on_cpu(keys, positions.contiguous(), width, p)
         return masks
 
-    def _adam_on_cpu(self, d_final: Tensor | None) -> None:
-        """Updates all weights, the LSTMs' by gradients that it computes on the way."""
-        slots, parameters = self.slots, self.parameters
-        weights, grads = slots.weights.numpy(), slots.grads.numpy()
-        first, second, steps = slots.first.numpy(), slots.second.numpy(), slots.steps.numpy()
-        factors, others = (
-            AdamArrays(first, second, steps, rate.numpy(), slots.weight_decay.numpy())
-            for rate in (slots.factor_learning_rate, slots.learning_rate)
-        )
-        adam_on_cpu(0, parameters.factors_end, weights, grads, factors)
-        adam_on_cpu(parameters.factors_end, parameters.lstm_start, weights, grads, others)
-        if isinstance(self.text, TextOnCpu) and d_final is not None:
-            self.text.train(d_final, slots.weights, slots.grads[:1], others)
-
     @torch.no_grad()
     def _valid_loss(self) -> Tensor:
         """Returns the members' summed losses on the valid split, (K,)."""
@@ -238,12 +226,6 @@ class Stack:
             total += self.task.loss(output, label.expand(count, -1, -1)).sum(-1)
         return total
 
-    def _keep_best(self, improved: Sequence[int]) -> None:
-        slots, places = self.slots, self._places(improved)
-        slots.best[places] = slots.weights[places]
-        for name, value in slots.running.items():
-            slots.best_running[name][places] = value[places]
-
     def _end(self, slot: int, member: Member) -> Ended:
         """Takes a member out of its slot, with what its scores are computed from."""
         started = time.perf_counter()
@@ -254,13 +236,23 @@ class Stack:
         model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
         state = model.state_dict()
         self.parameters.unpack(self.slots.best[slot].cpu(), state)
-        for name, value in self.slots.best_running.items():
-            state[name].copy_(value[slot, : len(state[name])])
-            count = name.rpartition(".")[0] + ".num_batches_tracked"
-            state[count].fill_(stopping.best_epoch * len(self.batches))
+        self.slots.unpack_best_running(slot, state, stopping.best_epoch * len(self.batches))
         scored = outputs(model.to(self.device), self.data, self.task)
         seconds.append(time.perf_counter() - started)
         return Ended(member, scored, state)
+
+
+def _adam_on_cpu(slots: Slots, parameters: Parameters) -> AdamArrays:
+    """Updates all weights but the LSTMs'; returns what those are updated by."""
+    weights, grads = slots.weights.numpy(), slots.grads.numpy()
+    first, second, steps = slots.first.numpy(), slots.second.numpy(), slots.steps.numpy()
+    factors, others = (
+        AdamArrays(first, second, steps, rate.numpy(), slots.weight_decay.numpy())
+        for rate in (slots.factor_learning_rate, slots.learning_rate)
+    )
+    adam_on_cpu(0, parameters.factors_end, weights, grads, factors)
+    adam_on_cpu(parameters.factors_end, parameters.lstm_start, weights, grads, others)
+    return others
 
 
 def _features(split: Split) -> dict[str, Tensor]:

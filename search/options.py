@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,21 @@ LEFT_OUT: dict[str, Any] = {"nargs": "+", "action": "extend", "choices": MODALIT
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Adds to each flag's help its least value, where that is above 1, and its default."""
+    """Fills prose to the terminal's width, and leaves commands as they are.
+
+    Each flag's help gets its least value, where that is above 1, and its default.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = []
+        for part in re.split(r"\n(?=\n|- |    |python |make )", text.strip()):
+            if not part.startswith(("    ", "python ", "make ")):
+                blank, hanging = "\n" * part.startswith("\n"), "  " * part.startswith("- ")
+                part = blank + textwrap.fill(
+                    " ".join(part.split()), width, subsequent_indent=hanging
+                )
+            lines.append(part)
+        return "\n".join(lines)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default

@@ -169,6 +169,20 @@ def test_the_readme_names_every_flag_of_the_train_scripts() -> None:
         assert [flag for flag in flags - {"-h", "--help"} if f"`{flag}" not in text] == []
 
 
+def test_the_help_of_every_script_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    paths = [path for folder in (".", "*") for path in ROOT.glob(f"{folder}/*.py")]
+    names = [
+        str(path.relative_to(ROOT)) for path in paths if "run_script(main)" in path.read_text()
+    ]
+    scripts = [name for name in names if not name.startswith("tests")]
+    assert len(scripts) >= 12
+    commands = ("python ", "make ", "    python ", "    make ")
+    for script in scripts:
+        lines = parser_of(script).format_help().splitlines()
+        assert [x for x in lines if len(x) > 80 and not x.startswith(commands)] == [], script
+
+
 def section(title: str) -> str:
     """Returns a section of the page on metrics."""
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")

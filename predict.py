@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.assembly import SYNTHETIC_NOTE, Assembled, assemble, is_synthetic
+from data.assembly import Assembled, assemble
 from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS, UNKNOWN
 from data.files import InputError, make_folder, opened_unchanged, printable, write_atomically
 from data.formats import read
@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     if not path.exists():
         raise InputError(f"{path}: no such file; name the data, or their folder, with --data_path")
     data = _read_data(path, options.split, trained)
-    for note in [SYNTHETIC_NOTE, *data.notes] if is_synthetic(data.ids) else data.notes:
+    for note in data.remarks:
         print(printable(note))
     audio, video, text, *label = data.arrays[options.split].values()
     try:

@@ -30,6 +30,11 @@ class Assembled(NamedTuple):
     ids: dict[str, list[str]]  # of the splits that have any
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and before them that the data are synthetic, if they are."""
+        return (*[SYNTHETIC_NOTE] * is_synthetic(self.ids), *self.notes)
+
+    @property
     def examples(self) -> tuple[int, ...]:
         """How many there are in train, valid and test."""
         return tuple(len(arrays["label"]) for arrays in self.arrays.values())

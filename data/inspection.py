@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.assembly import SYNTHETIC_NOTE, Assembled, assemble_all, is_synthetic
+from data.assembly import Assembled, assemble_all
 from data.checks import are_class_numbers, label_notes
 from data.conversion import Choices, as_it_is, convert, train_command, without_flags
 from data.corpora import CORPORA, OWN, SPLITS, Corpus
@@ -99,9 +99,7 @@ def _advice(found: Found, notes: list[str]) -> tuple[bool, str]:
         return False, _SEQUENCE if found.layout == "sequence" else lacking(found)
     corpus = corpus_of(found)
     if assembled := as_it_is(found, corpus):
-        notes += assembled.notes
-        if is_synthetic(assembled.ids):
-            notes.append(SYNTHETIC_NOTE)
+        notes += assembled.remarks
         train = train_command(corpus, found.path.parent, found.without)
         if found.emotions[0] != (corpus.emotions or ("",))[0]:
             train += f" --emotion {found.emotions[0]}"
@@ -212,8 +210,7 @@ def _verdict(path: Path, file: BinaryIO) -> Verdict:
     sizes, official = _sizes(loaded), _sizes(corpus)
     compared = ", as in the official data" if sizes == official else f" (official: {official})"
     text = f"not the official file, but train_{corpus.name}.py can use it: {sizes}{compared}"
-    notes = [SYNTHETIC_NOTE, *loaded.notes] if is_synthetic(loaded.ids) else loaded.notes
-    return Verdict(path, True, "; ".join([text, *notes]))
+    return Verdict(path, True, "; ".join([text, *loaded.remarks]))
 
 
 def _sizes(data: Assembled | Corpus) -> str:

@@ -46,7 +46,6 @@ work = make_work()
 check_equals_fit(stacked(drawn(2, PLAIN), work, 2), work)
 """
     generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    generic["ATEN_CPU_CAPABILITY"] = "default"  # no AVX-512: products_cpu.py's own products
     first = run(code.replace("len(sys.argv) > 1", "True"), tmp_path, **generic)
     assert first.stdout == "0\n"
     assert first.stderr.startswith("compiling the fast path for this machine: once")
@@ -135,6 +134,22 @@ except ValueError as error:
     print(error)
 """
     assert "needs numba, which is not installed: install" in run(code, tmp_path).stdout
+
+
+def test_where_torchs_blas_cannot_be_called_scipys_takes_its_place(tmp_path: Path) -> None:
+    code = """
+import ctypes, sys
+import numba, torch
+load, torchs = ctypes.CDLL, torch._C.__file__
+ctypes.CDLL = lambda name, *rest: object() if name == torchs else load(name, *rest)
+import numpy as np
+from training.products_cpu import multiply
+x, w, out = np.ones((3, 4), np.float32), np.eye(4, dtype=np.float32), np.zeros((3, 4), np.float32)
+multiply(x, 2 * w, out, 2)
+print(out.tolist(), "scipy.linalg.cython_blas" in sys.modules)
+"""
+    twos, zeros = [2.0] * 4, [0.0] * 4
+    assert run(code, tmp_path).stdout == f"{[twos, twos, zeros]} True\n"
 
 
 def test_products_take_one_thread_whatever_the_environment_says(tmp_path: Path) -> None:

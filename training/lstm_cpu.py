@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.compiler import compiled, njit
-from training.products_cpu import multiply, multiply_transposed
+from training.products_cpu import multiply, multiply_transposed, transpose
 
 _single = np.float32
 
@@ -101,7 +101,7 @@ class Scratch(NamedTuple):
 
     Shape:
         place (V,), -1 outside of a call; vectors (U, D); words (U, 4H); products (B, 4H);
-        d_hidden and d_cell (B, H).
+        d_hidden and d_cell (B, H); hh_transposed (4H, H).
     """
 
     place: np.ndarray
@@ -110,6 +110,7 @@ class Scratch(NamedTuple):
     products: np.ndarray
     d_hidden: np.ndarray
     d_cell: np.ndarray
+    hh_transposed: np.ndarray
 
 
 @compiled
@@ -140,25 +141,20 @@ def _split(gates: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
 
 
 @compiled
-def _step(
-    gates: np.ndarray,
-    products: np.ndarray,
-    cell: np.ndarray,
-    tanh_cell: np.ndarray,
-    next_hidden: np.ndarray,
-    next_cell: np.ndarray,
-) -> None:
-    """Takes rows through one time step; gates hold what the inputs give to them."""
-    width = cell.shape[1]
-    for row in range(len(gates)):
-        gate, product = gates[row], products[row]
+def _step(trace: Trace, scratch: Scratch, bias: np.ndarray, start: int, rows: int) -> None:
+    """Takes the frames of one time step, from start on, to the states before the next one."""
+    width = scratch.d_cell.shape[1]
+    for row in range(rows):
+        frame = start + row
+        word, product = scratch.words[trace.places[frame]], scratch.products[row]
+        gate = trace.gates[frame]
         for j in range(3 * width):
-            gate[j] = _sigmoid(gate[j] + product[j])
+            gate[j] = _sigmoid(word[j] + product[j] + bias[j])
+        for j in range(3 * width, 4 * width):
+            gate[j] = _tanh(word[j] + product[j] + bias[j])
         o, i, f, g = _split(gate, width)
-        last = product[3 * width :]
-        old, new, tanh, hidden = cell[row], next_cell[row], tanh_cell[row], next_hidden[row]
-        for j in range(width):
-            g[j] = _tanh(g[j] + last[j])
+        old, tanh = trace.cell[frame], trace.tanh_cell[frame]
+        new, hidden = trace.cell[frame + rows], trace.hidden[frame + rows]
         for j in range(width):
             new[j] = f[j] * old[j] + i[j] * g[j]
             tanh[j] = _tanh(new[j])
@@ -171,11 +167,10 @@ def forward(
 ) -> np.ndarray:
     """Returns the final hidden states (B, H) of a batch (B,), least padded first."""
     distinct = _arrange(index, text, scratch.place, trace)
-    words = scratch.words[:distinct]
     for row in range(distinct):
         scratch.vectors[row] = text.vectors[trace.used[row]]
-    np.dot(scratch.vectors[:distinct], weights.ih, words)
-    words += weights.b_ih + weights.b_hh
+    multiply(scratch.vectors, weights.ih, scratch.words, distinct)
+    bias = weights.b_ih + weights.b_hh
 
     steps, start = len(trace.counts), 0
     trace.hidden[: trace.counts[0]] = 0
@@ -184,18 +179,9 @@ def forward(
     for step in range(steps):
         rows = trace.counts[step]
         end = start + rows
-        for frame in range(start, end):
-            trace.gates[frame] = words[trace.places[frame]]
         if step:
             multiply(trace.hidden[start:], weights.hh, scratch.products, rows)
-        _step(
-            trace.gates[start:end],
-            scratch.products,
-            trace.cell[start:end],
-            trace.tanh_cell[start:end],
-            trace.hidden[end : end + rows],
-            trace.cell[end : end + rows],
-        )
+        _step(trace, scratch, bias, start, rows)
         after = trace.counts[step + 1] if step + 1 < steps else len(index)
         for row in range(end + rows, end + after):  # those that begin had the row of zeros' state
             trace.hidden[row] = trace.hidden[end + rows - 1]
@@ -205,18 +191,14 @@ def forward(
 
 
 @compiled
-def _step_backward(
-    gates: np.ndarray,
-    cell: np.ndarray,
-    tanh_cell: np.ndarray,
-    d_hidden: np.ndarray,
-    d_cell: np.ndarray,
-) -> None:
-    """Turns gates into their gradients, and d_cell into that of the cell before the step."""
-    width, one = cell.shape[1], _single(1)
-    for row in range(len(gates)):
-        o, i, f, g = _split(gates[row], width)
-        old, tanh, d, d_new = cell[row], tanh_cell[row], d_hidden[row], d_cell[row]
+def _step_backward(trace: Trace, scratch: Scratch, start: int, rows: int) -> None:
+    """Turns a time step's gates into their gradients, and d_cell into that of the cell before."""
+    width, one = scratch.d_cell.shape[1], _single(1)
+    for row in range(rows):
+        frame = start + row
+        o, i, f, g = _split(trace.gates[frame], width)
+        old, tanh = trace.cell[frame], trace.tanh_cell[frame]
+        d, d_new = scratch.d_hidden[row], scratch.d_cell[row]
         for j in range(width):
             c = d_new[j] + d[j] * o[j] * (one - tanh[j] * tanh[j])
             d_new[j] = c * f[j]
@@ -240,6 +222,7 @@ def backward(
     rows, d_hidden, d_cell = len(d_final), scratch.d_hidden, scratch.d_cell
     d_hidden[:rows] = d_final
     d_cell[:rows] = 0
+    transpose(weights.hh, scratch.hh_transposed)  # once, in place of at each step
     end = trace.counts.sum()
     frames, after = end, rows
     for step in range(len(trace.counts) - 1, -1, -1):
@@ -248,14 +231,13 @@ def backward(
         for row in range(rows, after):  # those that began had the row of zeros' state
             d_hidden[rows - 1] += d_hidden[row]
             d_cell[rows - 1] += d_cell[row]
-        gates = trace.gates[start:end]
-        _step_backward(gates, trace.cell[start:end], trace.tanh_cell[start:end], d_hidden, d_cell)
+        _step_backward(trace, scratch, start, rows)
         if step:
-            multiply_transposed(trace.gates[start:], weights.hh, d_hidden, rows)
+            multiply(trace.gates[start:], scratch.hh_transposed, d_hidden, rows)
         end, after = start, rows
 
     first = trace.counts[0]  # whose hidden state was 0
-    np.dot(trace.hidden[first:frames].T, trace.gates[first:frames], grads.hh)
+    multiply_transposed(trace.hidden[first:frames], trace.gates[first:frames], grads.hh)
     distinct = trace.places[:frames].max() + 1
     d_words = scratch.words[:distinct]
     d_words[:] = 0
@@ -263,7 +245,7 @@ def backward(
         scratch.vectors[row] = text.vectors[trace.used[row]]
     for frame in range(frames):
         d_words[trace.places[frame]] += trace.gates[frame]
-    np.dot(scratch.vectors[:distinct].T, d_words, grads.ih)
+    multiply_transposed(scratch.vectors[:distinct], d_words, grads.ih)
     grads.b_ih[:] = 0
     for row in range(distinct):
         grads.b_ih[:] += d_words[row]

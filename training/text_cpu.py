@@ -14,7 +14,6 @@ from training.adam import AdamArrays, adam_of_member
 from training.compiler import compiled
 from training.lstm_cpu import Scratch, Text, Trace, Weights, backward, forward
 from training.parameters import LSTM_NAMES, Parameters
-from training.products_cpu import TILE
 from training.words import Words
 
 
@@ -108,7 +107,6 @@ class TextOnCpu:
             words.zero,
         )
         self.starts = np.array([parameters.starts[name] for name in LSTM_NAMES])
-        more = TILE - 1
 
         def empty(*shape: int) -> np.ndarray:
             return np.empty(shape, np.float32)
@@ -117,18 +115,19 @@ class TextOnCpu:
             np.empty((members, steps), np.int64),
             np.empty((members, distinct), np.int32),
             np.empty((members, frames), np.int32),
-            empty(members, frames + more, 4 * width),
+            empty(members, frames, 4 * width),
             empty(members, frames, width),
-            empty(members, frames + batch_size + more, width),
+            empty(members, frames + batch_size, width),
             empty(members, frames + batch_size, width),
         )
         self.scratch = Scratch(
             np.full(len(words.vectors), -1, np.int32),
             empty(distinct, features),
             empty(distinct, 4 * width),
-            empty(batch_size + more, 4 * width),
-            empty(batch_size + more, width),
+            empty(batch_size, 4 * width),
             empty(batch_size, width),
+            empty(batch_size, width),
+            empty(4 * width, width),
         )
 
     def positions(self, order: Tensor) -> Tensor:

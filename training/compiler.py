@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -63,14 +63,12 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def compiled(
-    function: Callable[Parameters, Returned], fastmath: Collection[str] = ("contract",)
-) -> Callable[Parameters, Returned]:
+def compiled(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
     """Has numba compile a function, and keep the result on the disk if it finds a place there.
 
     "contract" makes x * y + z one instruction. NaN and infinity stay what they are.
     """
-    dispatcher = njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
     if dispatcher is function:  # without numba
         return function
     with contextlib.suppress(RuntimeError):  # no folder can be written to

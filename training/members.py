@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from model import MODALITIES
-from training.randomness import epoch_order, stream
+from training.randomness import dropout_key, epoch_order
 from training.result import EarlyStopping, Result, Scored, Task, finished
 from training.setting import Setting
 
@@ -27,7 +27,7 @@ class Member(NamedTuple):
     def draws(self, examples: int) -> tuple[Tensor, list[int]]:
         """Returns the coming epoch's order (N,), and the keys of its masks by modality."""
         setting, seed, epoch = self.setting, self.seed, len(self.seconds) + 1
-        keys = [stream(setting, seed, f"{modality} dropout", epoch) for modality in MODALITIES]
+        keys = [dropout_key(setting, seed, modality, epoch) for modality in MODALITIES]
         return epoch_order(setting, seed, epoch, examples), keys
 
 

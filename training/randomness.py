@@ -30,6 +30,11 @@ def epoch_order(setting: Setting, seed: int, epoch: int, examples: int) -> Tenso
     return torch.randperm(examples, generator=generator)
 
 
+def dropout_key(setting: Setting, seed: int, modality: str, epoch: int) -> int:
+    """Returns the key of a modality's dropout masks in an epoch, counted from 1."""
+    return stream(setting, seed, f"{modality} dropout", epoch)
+
+
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:
     """Returns the order cut into batches; a last one of a single example is left out.
 
@@ -97,3 +102,11 @@ def replace_dropouts(model: LMF) -> dict[str, SeededDropout]:
     for subnet in subnets.values():
         subnet.drop = SeededDropout(subnet.drop.p)
     return {modality: subnet.drop for modality, subnet in subnets.items()}
+
+
+def start_epoch(
+    dropouts: dict[str, SeededDropout], setting: Setting, seed: int, epoch: int
+) -> None:
+    """Gives each modality's dropout its masks of an epoch, counted from 1."""
+    for modality, dropout in dropouts.items():
+        dropout.start_epoch(dropout_key(setting, seed, modality, epoch))

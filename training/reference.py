@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model import LMF
-from training.randomness import batches, epoch_order, replace_dropouts, stream
+from training.randomness import batches, epoch_order, replace_dropouts, start_epoch, stream
 from training.result import Data, EarlyStopping, Limits, Result, Scored, Task, finished
 from training.setting import Setting, model_config
 from utils import Split
@@ -70,21 +70,15 @@ def fit(
         shuffle: Whether each epoch has an order of its own; else the file's.
         on_epoch: Told each epoch's number, training loss and validation loss.
     """
-    started = time.perf_counter()
-    device = data.train.label.device
-    if model is None:
-        model = initial_model(setting, seed, data.input_dims, task.output_dim)
-    model.to(device)
-    dropouts = replace_dropouts(model)
-    optimizer = adam(model, setting)
-    stopping = EarlyStopping(limits)
-    best_state = None
+    started, examples = time.perf_counter(), len(data.train)
+    model = model or initial_model(setting, seed, data.input_dims, task.output_dim)
+    model.to(data.train.label.device)
+    dropouts, optimizer = replace_dropouts(model), adam(model, setting)
+    stopping, best_state = EarlyStopping(limits), None
 
     while not stopping.done:
         epoch = len(stopping.history) + 1
-        for modality, dropout in dropouts.items():
-            dropout.start_epoch(stream(setting, seed, f"{modality} dropout", epoch))
-        examples = len(data.train.label)
+        start_epoch(dropouts, setting, seed, epoch)
         order = epoch_order(setting, seed, epoch, examples) if shuffle else torch.arange(examples)
         train_loss = _train(model, optimizer, data.train, task, batches(order, setting.batch_size))
         valid_loss, _ = evaluate(model, data.valid, task)

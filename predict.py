@@ -11,7 +11,6 @@ if __name__ == "__main__":  # the imports below take seconds
 
     end_at_once()
 
-import csv
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 
 from data.assembly import Assembled, assemble
 from data.corpora import CORPORA, MODALITIES, ROLES, SPLITS, UNKNOWN
-from data.files import InputError, make_folder, opened_unchanged, printable, write_atomically
+from data.files import InputError, make_folder, opened_unchanged, printable, write_csv
 from data.formats import read
 from data.kinds import command
 from data.layouts import ROLE_NAMES, Found
@@ -192,15 +191,8 @@ def _write(path: Path, columns: Mapping[str, Sequence[object]]) -> Path:
             f"{path}: expected no file, or earlier predictions, to be replaced, got another; "
             "name another --output_path"
         )
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(columns)
-            rows.writerows(zip(*columns.values(), strict=True))
-
     make_folder(path.parent)
-    write_atomically(path, write)
+    write_csv(path, [columns, *zip(*columns.values(), strict=True)])
     print(printable(f"predictions: {path}"))
     return path
 

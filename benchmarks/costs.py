@@ -44,10 +44,9 @@ if __name__ == "__main__":  # the imports below take seconds
 
     end_at_once()
 
-from benchmarks import write_csv
 from data.conversion import write_pickle
 from data.corpora import CORPORA
-from data.files import InputError, make_folder
+from data.files import InputError, make_folder, write_csv
 from data.synthetic import synthetic
 from search.grid import Settings, shuffled
 from search.options import Parser, folder, run_script, whole, whole_between

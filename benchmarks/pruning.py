@@ -31,8 +31,7 @@ if __name__ == "__main__":  # the imports below take seconds
 import joblib
 import numpy as np
 
-from benchmarks import write_csv
-from data.files import InputError, make_folder
+from data.files import InputError, make_folder, write_csv
 from reporting.runs import read_run
 from search.experiment import Experiment, Plan
 from search.grid import Settings, narrow

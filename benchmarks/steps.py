@@ -30,9 +30,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import write_csv
 from benchmarks.throughput import draw_setting
-from data.files import InputError, make_folder
+from data.files import InputError, make_folder, write_csv
 from search.jobs import set_torch_up
 from search.options import Parser, folder, run_script, whole
 from train_mosi import EXPERIMENT

@@ -44,8 +44,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks import write_csv
-from data.files import make_folder
+from data.files import make_folder, write_csv
 from model import LMF
 from search.jobs import Trainer, chunks
 from search.options import Parser, check_cuda, folder, run_script, whole, whole_between

@@ -57,8 +57,8 @@ class Replayed(NamedTuple):
 
 def train(options: argparse.Namespace, experiment: Experiment) -> list[Result]:
     """Returns the results of the draw's first settings, in that order, trained to their end."""
-    splits = load_corpus(options.data_path, experiment.name, None, None).splits
-    data, devices = Data(*splits), ["cpu"] * options.jobs
+    data = Data(*load_corpus(options.data_path, experiment.name).splits)
+    devices = ["cpu"] * options.jobs
     settings = Settings(narrow(experiment.grid, options.grid or ()))
     plan = Plan(settings, settings.size, False, range(options.seed, options.seed + 1), {})
     jobs = list(plan.first(options.settings).jobs_left(set()))

@@ -15,7 +15,7 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -87,14 +87,6 @@ def _bytes(tensor: Tensor) -> int:
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
-class Step(NamedTuple):
-    """What a step of all members takes."""
-
-    seconds: float
-    moved: int  # bytes
-    reserved: int  # bytes of memory, the graphs' included
-
-
 def full_stack(data: Data, text_hidden: int, batch_size: int, members: int) -> Stack | None:
     """Returns settings of a size, ready for an epoch; None if they don't fit into memory."""
     draw, task = random.Random(0), EXPERIMENT.task(data)
@@ -133,14 +125,14 @@ def seconds_of(stack: Stack, least_steps: int) -> float:
     return min(means)
 
 
-def measure(stack: Stack) -> Step:
-    """Returns what a step takes."""
+def measure(stack: Stack) -> tuple[float, int, int]:
+    """Returns a step's seconds, the bytes that it moves, and those of all memory, graphs' too."""
     assert stack.graphs
     with Traffic() as traffic:
         stack.graphs.advance(stack._step, stack.size.batch_size)
     torch.cuda.empty_cache()  # what is captured has memory of its own
     seconds = seconds_of(stack, STEPS)
-    return Step(seconds, traffic.bytes, torch.cuda.memory_reserved())
+    return seconds, traffic.bytes, torch.cuda.memory_reserved()
 
 
 def bytes_copied_per_second() -> float:
@@ -172,10 +164,11 @@ def rows(data: Data, members: Sequence[int], speed: float) -> Iterator[tuple[str
             if step is None:
                 print(f"{' | '.join(words)} | does not fit into memory: left out", flush=True)
                 continue
-            floor = step.moved / speed
+            seconds, moved, reserved = step
+            floor = moved / speed
             yield (
-                *words, f"{1e3 * step.seconds:.3f}", f"{step.moved / 1e9:.2f}",
-                f"{1e3 * floor:.3f}", f"{step.seconds / floor:.2f}", f"{step.reserved / 1e9:.2f}",
+                *words, f"{1e3 * seconds:.3f}", f"{moved / 1e9:.2f}",
+                f"{1e3 * floor:.3f}", f"{seconds / floor:.2f}", f"{reserved / 1e9:.2f}",
             )  # fmt: skip
 
 
@@ -207,8 +200,7 @@ def main(words: Sequence[str] | None = None) -> None:
         )
     make_folder(options.output_path)
     set_torch_up()
-    train, valid, test, _ = load_mosi(options.data_path)
-    data = Data(train, valid, test).to(DEVICE)
+    data = Data(*load_mosi(options.data_path)[:3]).to(DEVICE)
     speed = bytes_copied_per_second()
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}; copies {speed / 1e9:.0f} GB/s"

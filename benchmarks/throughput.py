@@ -231,9 +231,8 @@ def main(words: Sequence[str] | None = None) -> None:
         check_cuda()
     make_folder(options.output_path)
     prepare(compiled=not options.cuda)
-    train, valid, test, _ = load_mosi(options.data_path)
-    data = Data(train, valid, test)
-    text = Words(train.text)
+    data = Data(*load_mosi(options.data_path)[:3])
+    text = Words(data.train.text)
     padding = float(text.padding.sum()) / text.ids.numel()
     kind = torch.cuda.get_device_name() if options.cuda else f"{joblib.cpu_count()} CPU cores"
     print(

@@ -15,7 +15,7 @@ import hashlib
 import math
 import statistics
 from collections.abc import Iterator, Sequence, Set
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from data.files import InputError
 from search.experiment import Plan
@@ -30,14 +30,6 @@ Rule: TypeAlias = Sequence[tuple[int, float]]
 Stops: TypeAlias = tuple[tuple[int, float], ...]
 
 RULE: Rule = ((5, 1 / 2), (10, 1 / 4))  # epochs, and the quantile of the pilots to be reached
-
-
-class Phase(NamedTuple):
-    """A part of a search: how many trainings, where they stop early, and a line that says it."""
-
-    count: int
-    stops: Stops
-    line: str
 
 
 def pilot_of(result: Result, rule: Rule = RULE) -> Pilot:
@@ -110,13 +102,14 @@ class Pruning:
                     "none; bring that file back, or remove the pilot's row: it is trained again"
                 )
 
-    def phases(self, left: int, done: Set[int], epochs: int) -> Iterator[Phase]:
+    def phases(self, left: int, done: Set[int], epochs: int) -> Iterator[tuple[int, Stops, str]]:
         """Yields what is left to train: the pilots, and once these are there, the others.
 
+        Each part is a number of trainings, where they stop early, and a line that says it.
         Nothing can be pruned where settings end by themselves after `epochs` that are too few.
         """
         if not self.settings:
-            yield Phase(left, (), "")
+            yield left, (), ""
             return
         first = RULE[0][0]
         idle = f"nothing is pruned: that begins after epoch {first}; give more --epochs than that"
@@ -125,7 +118,7 @@ class Pruning:
         if pilots_left:
             line = f"pilots: the first {len(self.settings):,} settings are trained to their end"
             line += "; there are no others to be pruned" * (not others)
-            yield Phase(pilots_left, (), line if epochs > first else idle)
+            yield pilots_left, (), line if epochs > first else idle
         if left == pilots_left:
             return
         bounds = stops([self.reached[described] for described in self.settings.values()])
@@ -136,7 +129,7 @@ class Pruning:
             line = "nothing is pruned: too few pilots have a validation loss"
         if not reached:
             line = "" if pilots_left else idle
-        yield Phase(left - pilots_left, bounds, line)
+        yield left - pilots_left, bounds, line
 
     def add(self, result: Result) -> None:
         """Takes in a result whose row is to be written next: what a pilot reached is stored."""

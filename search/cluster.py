@@ -28,6 +28,7 @@ import torch
 
 from search.jobs import ATTEMPTS, POLL_SECONDS, Retries, Trainer
 from search.messages import Began, Epoch, Failed, Notice, Progress, Unfit
+from search.printing import counted
 from search.signals import ending_at_signals, holding_signals_back
 from search.task import Mailbox, train_task
 from search.temporary import OwnFolder
@@ -148,9 +149,8 @@ class Cluster:
             raise InputError("--cuda: expected a GPU in the Ray cluster, found none")
 
     def __str__(self) -> str:
-        counts = {self.resource: self.slots(), "node": sum(n["Alive"] for n in self.ray.nodes())}
-        counted = (f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items())
-        return f"Ray cluster: {', '.join(counted)}"
+        nodes = sum(node["Alive"] for node in self.ray.nodes())
+        return f"Ray cluster: {counted(self.slots(), self.resource)}, {counted(nodes, 'node')}"
 
     def slots(self) -> int:
         """Returns how many tasks can run at a time, as of a few seconds ago: nodes come and go."""

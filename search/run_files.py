@@ -11,21 +11,6 @@ from data.files import InputError
 _LONGEST_NAME = 200  # bytes: file systems take 255, and endings come to it
 
 
-def run_name(signature: str, emotion: str | None, run_id: str) -> str:
-    """Returns what a run is called in the names of its files.
-
-    Raises:
-        InputError: It is too long.
-    """
-    name = "_".join(filter(None, (signature, emotion, run_id)))
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        raise InputError(
-            f"--signiture and --run_id: expected at most {_LONGEST_NAME} bytes together, as they "
-            f"become part of file names, got {len(os.fsencode(name))}"
-        )
-    return name
-
-
 class RunFiles(NamedTuple):
     """The files of one run: its rows, how they come about, its best model."""
 
@@ -34,8 +19,20 @@ class RunFiles(NamedTuple):
     model: Path
 
     @classmethod
-    def named(cls, name: str, results: Path, models: Path) -> RunFiles:
-        """Returns the files of the run of this name in these folders."""
+    def named(
+        cls, results: Path, models: Path, signature: str, emotion: str | None, run_id: str
+    ) -> RunFiles:
+        """Returns the files of the run that these words name, in these folders.
+
+        Raises:
+            InputError: The name is too long.
+        """
+        name = "_".join(filter(None, (signature, emotion, run_id)))
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise InputError(
+                f"--signiture and --run_id: expected at most {_LONGEST_NAME} bytes together, as "
+                f"they become part of file names, got {len(os.fsencode(name))}"
+            )
         return cls.of(results / f"results_{name}.csv", models)
 
     @classmethod

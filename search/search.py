@@ -30,7 +30,7 @@ from search.progress import Display, Estimate
 from search.provenance import Provenance
 from search.pruning import Pruning, pruning_condition
 from search.records import Records
-from search.run_files import RunFiles, run_name
+from search.run_files import RunFiles
 from search.signals import end_by, ending_at_signals
 from search.table import Table
 from search.workers import LocalBackend, prepare
@@ -65,12 +65,10 @@ def search(experiment: Experiment, options: argparse.Namespace, emotion: str | N
         say(SYNTHETIC_NOTE)
     data = Data(*loaded.splits)
     options.output_dim = experiment.task_of(data, options.output_dim).output_dim
-    name = run_name(options.signiture, emotion, options.run_id)
-    records = Records(
-        RunFiles.named(name, Path(options.output_path), Path(options.model_path)),
-        experiment.columns,
-        _provenance(experiment, options, emotion, plan, loaded),
-    )
+    folders = options.output_path, options.model_path
+    files = RunFiles.named(*folders, options.signiture, emotion, options.run_id)
+    provenance = _provenance(experiment, options, emotion, plan, loaded)
+    records = Records(files, experiment.columns, provenance)
     run = _Search(experiment, options, emotion, plan, data, records)
     with ending_at_signals(run.end), records:
         run.run()
@@ -110,7 +108,7 @@ def _provenance(
     return Provenance(
         data_set=experiment.name,
         emotion=emotion,
-        data_file=str(Path(options.data_path) / f"{experiment.name}.pkl"),
+        data_file=str(options.data_path / f"{experiment.name}.pkl"),
         fixed={
             "data sha256": loaded.sha256,
             "epochs": options.epochs,

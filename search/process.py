@@ -10,9 +10,9 @@ import signal
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, forkserver, parent_process, reduction, resource_tracker
-from typing import IO, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from multiprocessing import connection, forkserver, parent_process, resource_tracker
+from typing import NamedTuple
 
 import torch
 
@@ -30,7 +30,7 @@ _PART = 2**20  # bytes of a message, read at once
 class Worker:
     """A worker process, as the driver sees it."""
 
-    def __init__(self, trainer: Trainer, data_file: DataFile, device: str) -> None:
+    def __init__(self, trainer: Trainer, file: connection.Connection, device: str) -> None:
         self.device = device
         self.started = False
         self.ready = False  # for jobs
@@ -38,7 +38,7 @@ class Worker:
         self.jobs: list[Job] = []  # those that it was given and has not finished
         self.unread = bytearray()
         self.connection, theirs = connection.Pipe()
-        arguments = (theirs, trainer, data_file, device)
+        arguments = (theirs, trainer, file, device)
         self.process = CONTEXT.Process(target=_work, args=arguments, daemon=True)
         _wake_helpers()
         try:
@@ -122,41 +122,27 @@ def _wake_helpers() -> None:
             os.kill(process, signal.SIGCONT)
 
 
-def saved(data: Data) -> IO[bytes]:
-    """Returns the data in a file without a name: nothing is left of it, however a process ends."""
+def saved(data: Data) -> connection.Connection:
+    """Returns the data in a file without a name: nothing is left of it, however a process ends.
+
+    The file is held as a connection is, as multiprocessing hands these on to a process.
+    """
     try:
-        with contextlib.ExitStack() as until_saved:
-            file = until_saved.enter_context(tempfile.TemporaryFile())
+        with tempfile.TemporaryFile() as file:
             torch.save([split[:] for split in data], file)
             file.flush()
-            until_saved.pop_all()
+            return connection.Connection(os.dup(file.fileno()))
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch covers it up
         raise InputError(
             f"the workers' copy of the data can't be written to a temporary file: {cause}; free "
             "space there, or set TMPDIR to another folder"
         ) from None
-    return file
 
 
-class DataFile(NamedTuple):
-    """An open file that turns into a path to it for the process that it is given to."""
-
-    file: IO[bytes]
-
-    def __reduce__(self) -> tuple[Callable[[_Descriptor], str], tuple[_Descriptor]]:
-        return _path, (reduction.DupFd(self.file.fileno()),)
-
-
-class _Descriptor(Protocol):
-    def detach(self) -> int: ...
-
-
-def _path(descriptor: _Descriptor) -> str:
-    return f"/dev/fd/{descriptor.detach()}"
-
-
-def _work(driver: connection.Connection, trainer: Trainer, data_file: str, device: str) -> None:
+def _work(
+    driver: connection.Connection, trainer: Trainer, file: connection.Connection, device: str
+) -> None:
     """The worker process: trains what comes through the pipe until it is killed."""
     for number in ENDING:  # the driver ends its workers
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
@@ -170,7 +156,8 @@ def _work(driver: connection.Connection, trainer: Trainer, data_file: str, devic
         driver.send_bytes(pickled(message))
 
     try:
-        splits = torch.load(data_file, mmap=device == "cpu", weights_only=True)
+        path = f"/dev/fd/{file.fileno()}"
+        splits = torch.load(path, mmap=device == "cpu", weights_only=True)
         data = Data(*(Split(*parts) for parts in splits)).to(device)
         tell(Ready())
         while True:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from search.jobs import ATTEMPTS, POLL_SECONDS, Retries, Trainer
 from search.messages import Epoch, Failed, OutOfMemory, Progress, Ready, Unfit
-from search.process import CONTEXT, DataFile, Died, Worker, end_workers, saved
+from search.process import CONTEXT, Died, Worker, end_workers, saved
 from search.signals import holding_signals_back
 from search.temporary import OwnFolder
 from training.compiler import check_numba
@@ -120,7 +120,7 @@ class LocalBackend:
         """
         _check_file_limit(len(self.devices))
         with saved(data) as file:
-            self.start = functools.partial(Worker, trainer, DataFile(file))
+            self.start = functools.partial(Worker, trainer, file)
             try:
                 for device in self.devices:
                     self.workers.append(self.start(device))

@@ -34,7 +34,6 @@ class Worker:
         self.device = device
         self.started = False
         self.ready = False  # for jobs
-        self.reason = ""  # why it is about to end
         self.jobs: list[Job] = []  # those that it was given and has not finished
         self.unread = bytearray()
         self.connection, theirs = connection.Pipe()

@@ -149,8 +149,6 @@ class LocalBackend:
                         assert not worker.jobs, "a trainer tells a result for each job"
                         worker.ready = worker.started = True
                         self.failed_starts = 0
-                    case OutOfMemory(reason):
-                        worker.reason = reason
                     case Unfit(reason):
                         raise InputError(reason)
                     case Failed(text):
@@ -160,7 +158,7 @@ class LocalBackend:
                         yield result
                     case Epoch() as epoch:
                         yield epoch
-                    case Died(reason):
+                    case OutOfMemory(reason) | Died(reason):
                         yield from self._replace(worker, reason)
                     case other:
                         reason = f"its worker sent what makes no sense: a {type(other).__name__}"
@@ -174,7 +172,7 @@ class LocalBackend:
         if worker.idle:
             del self.workers[place]
             return
-        reason = reason or worker.reason or worker.ending()
+        reason = reason or worker.ending()
         if not worker.started:
             self.failed_starts += 1
             if self.failed_starts >= ATTEMPTS:

@@ -93,9 +93,10 @@ class Run(NamedTuple):
     lines: list[tuple[float, str]]
     samples: list[Sample]
 
-    def times(self, pattern: str) -> list[float]:
-        """Returns when the lines that match a pattern were printed."""
-        return [at for at, line in self.lines if re.search(pattern, line)]
+    @property
+    def times(self) -> list[float]:
+        """When the rows of finished settings were printed."""
+        return [at for at, line in self.lines if re.search(RESULT, line)]
 
     @property
     def peak(self) -> float:
@@ -105,7 +106,7 @@ class Run(NamedTuple):
     @property
     def hourly(self) -> float:
         """Settings per hour between the first result and the last."""
-        first, *_, last = times = self.times(RESULT)
+        first, *_, last = times = self.times
         return 3600 * (len(times) - 1) / (last - first)
 
 
@@ -154,7 +155,7 @@ def train(folder: Path, data_path: Path, *flags: str, watch: bool = False) -> Ru
 
     def take_samples() -> None:
         while watch and not over.wait(POLL_SECONDS):
-            run.samples.append(sample(process.pid, len(run.times(RESULT))))
+            run.samples.append(sample(process.pid, len(run.times)))
 
     watcher = threading.Thread(target=take_samples)
     watcher.start()
@@ -178,7 +179,7 @@ def start(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
         run = train(turn, options.data_path, "--settings", "1", *SMALL)
         with (turn / CSV).open(newline="") as file:
             (row,) = csv.DictReader(file)
-        times.append(run.times(RESULT)[0] - float(row["Seconds"]))  # printed when it has ended
+        times.append(run.times[0] - float(row["Seconds"]))  # printed when it has ended
     yield Cost("start", "command to the first setting, least of 3", min(times), "s")
     yield Cost("start", "command to the first setting, most of 3", max(times), "s")
 
@@ -200,7 +201,7 @@ def resume(options: argparse.Namespace, folder: Path) -> Iterator[Cost]:
     for left, what in enumerate(("nothing left", "one setting left")):
         flags = ("--settings", str(options.rows + left), "--epochs", "1")
         run = train(folder, options.data_path, *flags)
-        assert len(run.times(RESULT)) == left, run.lines
+        assert len(run.times) == left, run.lines
         yield Cost("resume", f"{options.rows:,} rows, {what}", run.seconds, "s")
     peak = train(folder, options.data_path, *flags, watch=True).peak
     yield Cost("resume", f"{options.rows:,} rows: memory", peak, "MB")

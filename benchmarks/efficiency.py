@@ -132,7 +132,7 @@ def speed_texts(rounds: Sequence[tuple[float, float]]) -> list[str]:
 
 
 def peak_memory(name: str, batch_size: int, device: str) -> float:
-    """Returns by how many MB (10^6 bytes) training raises the peak memory; NaN if unknown.
+    """Returns by how many MB (10^6 bytes) training raises the peak memory.
 
     It runs in a process of its own, whose peak is that of this model alone.
     """
@@ -155,10 +155,7 @@ def _peak_memory_here(name: str, batch_size: int, device: str) -> float:
 def _peak(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:  # not on Linux
-        return math.nan
+    status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
@@ -285,8 +282,7 @@ def speed_table(device: str, batch_sizes: Sequence[int], seconds: float) -> str:
         cells = []
         for training in (True, False):
             cells += speed_texts(measure_speed(batch_size, device, training, seconds))
-        peaks = [peak_memory(name, batch_size, device) for name in ("TFN", "LMF")]
-        cells += ["–" if math.isnan(peak) else f"{peak:.0f}" for peak in peaks]
+        cells += [f"{peak_memory(name, batch_size, device):.0f}" for name in ("TFN", "LMF")]
         rows.append((f"batch {batch_size}", cells))
     paper = []
     for tfn, lmf in zip(PAPER_SPEED["TFN"], PAPER_SPEED["LMF"], strict=True):

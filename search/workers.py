@@ -160,6 +160,7 @@ class LocalBackend:
                         yield epoch
                     case OutOfMemory(reason) | Died(reason):
                         yield from self._replace(worker, reason)
+                        break
                     case other:
                         reason = f"its worker sent what makes no sense: a {type(other).__name__}"
                         yield from self._replace(worker, reason)

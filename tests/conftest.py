@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 import signal
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from search.jobs import set_torch_up
 set_torch_up()
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else what nohup starts ignores it
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"train": 23, "valid": 9, "test": 11}
 AUDIO, VIDEO, TEXT, STEPS = 6, 5, 7, 4
 GRID = [
@@ -73,6 +77,15 @@ def pickled(folder: Path, data_set: str, data: object, keys: type = bytes) -> Pa
     folder.mkdir(exist_ok=True)
     (folder / f"{data_set}.pkl").write_bytes(pickle.dumps(with_keys(data, keys), protocol=2))
     return folder
+
+
+def run_line(line: str) -> None:
+    """Runs the script of a command line within this process."""
+    _, script, *words = shlex.split(line, comments=True)
+    name = (ROOT / script).relative_to(ROOT).with_suffix("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *words])
+        import_module(str(name).replace("/", ".")).main()
 
 
 @pytest.fixture(scope="session")

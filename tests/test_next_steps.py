@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Options
-from test_search import ROOT, command, rows
+from conftest import ROOT, Options, run_line
+from test_search import command, rows
 
 import train_mosi
 from data.kinds import script
@@ -27,16 +27,25 @@ def advised(output: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_what_a_search_advises_runs_as_printed(options: Options, tmp_path: Path) -> None:
+def test_what_a_search_advises_runs_as_printed(
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     options |= {"output_path": "its results", "model_path": "it's", "settings": 2, "run_id": "a b"}
+    monkeypatch.chdir(tmp_path)
 
-    def run(words: str | list[str]) -> str:
-        is_text = isinstance(words, str)
-        done = subprocess.run(words, shell=is_text, cwd=tmp_path, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+    def run(line: str) -> str:
+        assert shlex.split(line)[0] == sys.executable
+        run_line(line)
+        output, errors = capsys.readouterr()
+        assert errors == ""
+        return output
 
-    commands = advised(run(command("mosi", options)))
+    done = subprocess.run(command("mosi", options), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    commands = advised(done.stdout)
     assert list(commands) == ["report", "predict", "go on"]
     assert "report: its results/report.md" in run(commands["report"])
     assert "predictions: its results/predictions.csv" in run(commands["predict"])

@@ -6,19 +6,17 @@ import ast
 import csv
 import pickle
 import re
-import shlex
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, run_line
 
 import predict
 from examples import train_own
 from utils import InputError, load
 
-ROOT = Path(predict.__file__).parent
 PAGE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
 STEP = re.compile(r"^```python\n(.*?)^```|^    (python [^\n]*)\n", re.MULTILINE | re.DOTALL)
 
@@ -32,13 +30,6 @@ def rows(path: str | Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs a line's script within this process."""
-    _, script, *words = shlex.split(command)
-    monkeypatch.setattr(sys, "argv", [script, *words])
-    import_module(script.removesuffix(".py").replace("/", ".")).main()
-
-
 def test_the_page_leads_from_arrays_to_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,7 +37,7 @@ def test_the_page_leads_from_arrays_to_predictions(
     names: dict[str, object] = {}
     for code, command in STEP.findall(PAGE.partition("\n## Regression\n")[0]):
         if command:
-            run(command, monkeypatch)
+            run_line(command)
         else:
             exec(code, names)
     assert len(rows("results/results_own_1.csv")) == 4
@@ -60,7 +51,7 @@ def test_the_page_leads_from_arrays_to_predictions(
     assert new == [{name: row[name] for name in new[0]} for row in written]
     assert list(new[0]) == ["prediction", "probability 0", "probability 1", "probability 2"]
     assert load("data/own.pkl")[3] == (12, 10, 16)
-    run("python data/prepare.py inspect data/own.pkl", monkeypatch)
+    run_line("python data/prepare.py inspect data/own.pkl")
     assert "class numbers" in (shown := capsys.readouterr().out)
     assert "docs/own-data.md" in shown
     assert "name it mosi.pkl" not in shown

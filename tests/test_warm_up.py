@@ -37,6 +37,7 @@ def test_the_fast_path_is_compiled_once_and_says_so_and_is_right_on_any_processo
     code = """
 import sys
 sys.path.insert(0, "tests")
+import conftest
 from training import text_cpu, warm_up
 warm_up.SILENT_SECONDS = 0.3 if len(sys.argv) > 1 else 60
 warm_up.compile_fast_path()
@@ -123,6 +124,7 @@ find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "numba" else find(name, *rest)
 sys.modules["numba"] = None  # can't be imported
 sys.path.insert(0, "tests")
+import conftest
 from test_stacked import PLAIN, check_equals_fit, drawn, make_work, stacked
 from search.workers import prepare
 work = make_work()

@@ -6,12 +6,13 @@ import pickle
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from drivers import Drivers
 
 from search.jobs import set_torch_up
 
@@ -95,6 +96,14 @@ def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for data_set in ("mosi", "iemocap", "pom"):
         pickled(folder, data_set, tiny_arrays(data_set))
     return folder
+
+
+@pytest.fixture(scope="session")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
+    """The process that starts searches which end by a signal."""
+    drivers = Drivers(tmp_path_factory.mktemp("temporary"))
+    yield drivers
+    drivers.close()
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from search.signals import ENDING
 from search.workers import prepare
 from utils import InputError
 
-KILLS = 50
-INTERRUPTS = 40  # each signal twice in each phase
+KILLS = 25  # five in each phase
+INTERRUPTS = len(ENDING) * len(PHASES)  # each signal in each phase
 PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes; a small disk gives out no less
 GRID = [
     *("audio_hidden=3", "video_hidden=3", "text_hidden=6", "audio_dropout=0,0.2"),
@@ -47,7 +47,7 @@ def small(folder: Path, data_path: Path) -> Options:
         "output_path": folder / "results",
         "model_path": folder / "models",
         "epochs": 2,
-        "settings": 12,
+        "settings": 8,
         "grid": GRID,
         "jobs": 2,
         "stack": 2,
@@ -58,13 +58,6 @@ def files(options: Options) -> tuple[Path, Path, Path]:
     """Returns where a search's CSV, JSON and model are."""
     stem = Path(str(options["output_path"])) / "results_mosi_1.csv"
     return stem, stem.with_suffix(".json"), Path(str(options["model_path"])) / "model_mosi_1.pt"
-
-
-@pytest.fixture(scope="module")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
-    drivers = Drivers(tmp_path_factory.mktemp("temporary"))
-    yield drivers
-    drivers.close()
 
 
 class Undisturbed:
@@ -266,13 +259,13 @@ def test_a_row_that_has_no_room_left_is_written_once_there_is(
     path.write_text(text + "\n" * (PAGE - len(text)))
     before = path.read_bytes()
     disk.fill(0)
-    line = the_line(drivers.run({**options, "settings": 20}))
+    line = the_line(drivers.run({**options, "settings": 16}))
     assert f"{path}: can't be written: No space left on device; finished rows are intact" in line
     assert path.read_bytes() == before
     (disk.folder / "ballast").unlink()
-    assert drivers.run({**options, "settings": 20}).status == 0
+    assert drivers.run({**options, "settings": 16}).status == 0
     assert path.read_bytes().startswith(before)
-    assert len(rows(path)) == 20
+    assert len(rows(path)) == 16
 
 
 def test_a_full_folder_of_temporary_files_is_one_line(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import random
@@ -146,26 +145,23 @@ def test_the_reference_path_prunes_by_the_same_rule(pruned: Options) -> None:
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_or_interrupted_in_any_phase_loses_and_repeats_nothing(
-    pruned: Options, tmp_path: Path
+    drivers: Drivers, pruned: Options, tmp_path: Path
 ) -> None:
     draw, options = random.Random(0), {**pruned, "jobs": 2, "stack": 2}
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    with contextlib.closing(Drivers(temporary)) as drivers:
-        undisturbed = Undisturbed(options, drivers.run(options))
-        for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-            folder, kept = tmp_path / f"{status}", b""
-            places = {"output_path": folder / "results", "model_path": folder / "models"}
-            own = {**options, **places}
-            for phase in (PILOT, BORDER, ROW, TRAINING):  # one after the other
-                call = draw.randint(1, undisturbed.calls[phase] // 5)  # less and less is left
-                answer = drivers.run(own, number, phase, call)
-                assert (answer.status, answer.phase, answer.left) == (status, phase, [])
-                assert whole_lines(files(own)[0]).startswith(kept)
-                kept = whole_lines(files(own)[0])
-            assert drivers.run(own).status == 0
-            assert files(own)[0].read_bytes().startswith(kept)
-            undisturbed.check(own)
+    undisturbed = Undisturbed(options, drivers.run(options))
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        folder, kept = tmp_path / f"{status}", b""
+        places = {"output_path": folder / "results", "model_path": folder / "models"}
+        own = {**options, **places}
+        for phase in (PILOT, BORDER, ROW, TRAINING):  # one after the other
+            call = draw.randint(1, undisturbed.calls[phase] // 5)  # less and less is left
+            answer = drivers.run(own, number, phase, call)
+            assert (answer.status, answer.phase, answer.left) == (status, phase, [])
+            assert whole_lines(files(own)[0]).startswith(kept)
+            kept = whole_lines(files(own)[0])
+        assert drivers.run(own).status == 0
+        assert files(own)[0].read_bytes().startswith(kept)
+        undisturbed.check(own)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 import shlex
 import signal
@@ -12,9 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drivers import Drivers
 
+import train_iemocap
+import train_mosi
+import train_pom
 from search.jobs import set_torch_up
+from training.result import Data
+from utils import Split
 
 set_torch_up()
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else what nohup starts ignores it
@@ -27,6 +34,11 @@ GRID = [
     *("video_dropout=0.1", "text_dropout=0,0.5", "rank=1,2,3", "batch_size=4,8"),
 ]
 
+SCRIPTS = {"mosi": train_mosi, "iemocap": train_iemocap, "pom": train_pom}
+MAINS = {name: script.main for name, script in SCRIPTS.items()}
+EXPERIMENTS = {name: script.EXPERIMENT for name, script in SCRIPTS.items()}
+
+Capsys = pytest.CaptureFixture[str]
 Options = dict[str, object]
 Arrays = dict[str, dict[str, np.ndarray]]  # [split][modality]
 MakeArrays = Callable[..., Arrays]
@@ -58,6 +70,12 @@ def tiny_arrays(data_set: str, seed: int = 0) -> Arrays:
     return arrays
 
 
+def tiny_data(seed: int = 0) -> Data:
+    """Returns tiny data of MOSI as training takes them."""
+    splits = tiny_arrays("mosi", seed).values()
+    return Data(*(Split(*(torch.from_numpy(x).float() for x in s.values())) for s in splits))
+
+
 def with_keys(data: object, kind: type) -> object:
     """Returns nested dicts of str keys with keys of this kind, bytes or str."""
     if not isinstance(data, dict):
@@ -78,6 +96,12 @@ def pickled(folder: Path, data_set: str, data: object, keys: type = bytes) -> Pa
     folder.mkdir(exist_ok=True)
     (folder / f"{data_set}.pkl").write_bytes(pickle.dumps(with_keys(data, keys), protocol=2))
     return folder
+
+
+def table(path: str | Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
 
 
 def run_line(line: str) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Options
-from test_search import table, words
+from conftest import ROOT, Options, table
+from test_search import words
 from written_results import SETTING, make_rows, read, write_results
 
 import train_mosi
@@ -27,7 +27,6 @@ from search.pruning import RULE
 from train_mosi import GRID
 from training.result import Limits
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = {
     **{"costs": costs, "efficiency": efficiency, "pruning": pruning},
     **{"steps": steps, "throughput": throughput},
@@ -96,8 +95,7 @@ def test_pruning_is_measured_by_replay_and_by_the_clock(options: Options, tmp_pa
     kept = {name: options[name] for name in ("data_path", "output_path", "grid", "jobs")}
     pruning.main(words({**kept, **flags}))
     replay, clock = (
-        list(csv.DictReader(path.read_text().splitlines()))
-        for path in (tmp_path / "results" / f"pruning_mosi_{part}.csv" for part in pruning.PARTS)
+        table(tmp_path / "results" / f"pruning_mosi_{part}.csv") for part in pruning.PARTS
     )
     assert [(row["rule"], row["orders"]) for row in replay] == [("5:0.5", "5"), ("2:1,5:0.1", "5")]
     assert all(50 < float(row["share of epochs"].rstrip("%")) <= 100 for row in replay)
@@ -128,8 +126,7 @@ def test_throughput_writes_the_row_of_each_way_as_soon_as_it_is_measured(
     folders = f"--data_path {options['data_path']} --output_path {tmp_path}"
     throughput.main(f"{flags} {folders}".split())
     assert seen == [(54, 20, 0), (36, 20, 1), (6, 2, 2), (6, 2, 3)]
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(path)
     assert [row["times release"] for row in rows] == ["10.0", "10.0", "1.0", "10.0"]
     assert [row["settings per hour"] for row in rows] == ["16200", "16200", "1620", "16200"]
 
@@ -202,8 +199,7 @@ def test_steps_are_timed_as_far_as_they_fit_and_profiled(
     monkeypatch.setattr(steps, "PROFILED", (64, 7))
     folders = f"--data_path {options['data_path']} --output_path {tmp_path}"
     steps.main(f"--members 2 3 5 {folders}".split())
-    with (tmp_path / "steps.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(tmp_path / "steps.csv")
     measured = [(row["batch_size"], row["members"]) for row in rows]
     assert measured == [("4", "2"), ("7", "2"), ("7", "3")]
     assert all(float(row["floor ms"]) > 0 for row in rows)

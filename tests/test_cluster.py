@@ -18,11 +18,11 @@ from typing import cast
 import pytest
 import test_workers
 import torch
-from conftest import Options
+from conftest import ROOT, Options, tiny_data
 from ray.cluster_utils import Cluster as Nodes
 from test_ending import Running
 from test_search import command, refused, rows, words
-from test_workers import JOBS, SETTING, Pretending, reasons, tiny_data
+from test_workers import JOBS, SETTING, Pretending, reasons
 
 import train_mosi
 from search import cluster, jobs, task
@@ -37,7 +37,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:unclosed file .*/session_:ResourceWarning"),  # Ray's logs
 ]
-ROOT = Path(train_mosi.__file__).parent
 CLIENT_PORT = 25456  # beyond those that Ray takes for each client
 
 
@@ -122,10 +121,13 @@ def test_where_no_cluster_answers_a_script_ends_with_one_line(
 
 
 def test_an_own_cluster_leaves_nothing_when_interrupted_nor_after_the_next_one_when_killed(
-    options: Options, folder: Path
+    options: Options, folder: Path, tmp_path: Path
 ) -> None:
     options["cluster"] = "local"
-    marks = {"TMPDIR": str(folder), "LMF_TEST": f"killed in {folder}"}
+    marks = {
+        **{"TMPDIR": str(folder), "LMF_TEST": f"killed in {folder}"},
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch's"),  # which it makes, and leaves
+    }
     with Running(options, marks) as killed:
         killed.train(1)
         killed.process.kill()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import efficiency
-from model import LMF, low_rank_fusion
+from model import LMF
 from reporting.figures import slope
 
 
@@ -28,19 +28,6 @@ def test_tensor_fusion_is_the_sum_over_all_products_of_the_inputs() -> None:
                 products = ones[0][:, i] * ones[1][:, j] * ones[2][:, k]
                 expected += products.unsqueeze(1) * weight[:, i, j, k]
     torch.testing.assert_close(found, expected)
-
-
-def test_low_rank_fusion_is_tensor_fusion_with_the_factors_tensor() -> None:
-    torch.manual_seed(0)
-    rank, outputs = 3, 2
-    inputs = [torch.randn(6, width) for width in (2, 3, 4)]
-    a, v, t = (torch.randn(rank, width + 1, outputs) for width in (2, 3, 4))
-    weights, bias = torch.randn(1, rank), torch.randn(1, outputs)
-    tensor = torch.einsum("r,rio,rjo,rko->oijk", weights[0], a, v, t).flatten(1)
-    torch.testing.assert_close(
-        low_rank_fusion(inputs, (a, v, t), weights, bias),
-        efficiency.tensor_fusion(inputs, tensor, bias[0]),
-    )
 
 
 def test_models_have_the_same_subnetworks_and_the_fusions_of_the_formulas() -> None:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import Options
+from conftest import ROOT, Options
 from drivers import children
-from test_search import ROOT, command, rows
+from test_search import command, rows
 
 import train_mosi
 from search import temporary

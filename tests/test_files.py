@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.files import InputError, MissingFile, open_regular, part_of, printable, write_atomically
+from data.files import InputError, MissingFile, open_regular, printable, write_atomically
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket", "link to a pipe"])
@@ -42,22 +42,6 @@ def test_a_file_behind_a_link_is_opened_and_a_missing_one_is_named(tmp_path: Pat
             open_regular(tmp_path / odd)
 
 
-@pytest.mark.parametrize("link", [os.symlink, os.link, None], ids=["symlink", "hard link", "file"])
-def test_what_has_the_partial_name_is_removed_and_not_written_through(
-    link: object, tmp_path: Path
-) -> None:
-    victim, path = tmp_path / "victim", tmp_path / "a"
-    victim.write_text("precious")
-    if callable(link):
-        link(victim, part_of(path))
-    else:
-        part_of(path).write_text("of a killed process")
-    write_atomically(path, lambda part: part.write_text("new"))
-    assert (path.read_text(), victim.read_text()) == ("new", "precious")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "victim"]
-    assert not path.is_symlink()
-
-
 def test_a_link_set_while_writing_is_not_taken(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "a"
     victim.write_text("precious")
@@ -70,12 +54,6 @@ def test_a_link_set_while_writing_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another process is writing it"):
         write_atomically(path, replaced)
     assert (path.read_text(), victim.read_text()) == ("before", "precious")
-
-
-def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
-    part_of(tmp_path / "a").mkdir()
-    with pytest.raises(InputError, match=r"a\.part: is in the way of a"):
-        write_atomically(tmp_path / "a", lambda part: part.write_text("new"))
 
 
 def test_files_keep_the_modes_that_the_umask_leaves(tmp_path: Path) -> None:

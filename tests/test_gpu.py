@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Options
+from conftest import EXPERIMENTS, Options, table
 from test_stacked import (
-    EXPERIMENTS,
     PLAIN,
     Work,
     check_equals_fit,
@@ -73,9 +71,7 @@ def test_the_script_writes_the_rows_of_the_cpu(
 
     def rows(name: str, **more: object) -> list[dict[str, str]]:
         folder = tmp_path / name
-        path = train_mosi.main({**options, "output_path": folder, "stack": stack, **more})
-        with path.open(newline="") as file:
-            found = list(csv.DictReader(file))
+        found = table(train_mosi.main({**options, "output_path": folder, "stack": stack, **more}))
         return sorted(({**row, "Seconds": ""} for row in found), key=lambda row: list(row.values()))
 
     first = rows("first", cuda=True)

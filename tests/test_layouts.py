@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_arrays
+from conftest import Capsys, tiny_arrays
 from foreign_files import (
     SIZES,
     Splits,
@@ -30,9 +30,6 @@ from utils import InputError, load, load_corpus, load_iemocap, load_mosi
 
 WIDTHS = {"audio": 5, "video": 4, "text": 7}
 STEPS = 6
-ROOT = Path(prepare.__file__).parent.parent
-
-Capsys = pytest.CaptureFixture[str]
 
 
 def data_set() -> Splits:
@@ -250,6 +247,7 @@ def test_errors_of_convert_name_what_is_in_the_users_file(tmp_path: Path) -> Non
     layouts(splits)["dev.pkl"](source)
     with pytest.raises(InputError, match=r"a\.pkl: .* in 1 of dev/labels; remove"):
         convert(source, "mosi")
+    assert not list(tmp_path.glob("out/*"))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (6,), (3, 2), (17,)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import pickle
 import re
 from importlib import import_module
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, run_line
+from conftest import table as rows
 
 import predict
 from examples import train_own
@@ -23,11 +23,6 @@ STEP = re.compile(r"^```python\n(.*?)^```|^    (python [^\n]*)\n", re.MULTILINE 
 
 def section(title: str) -> str:
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def rows(path: str | Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_page_leads_from_arrays_to_predictions(

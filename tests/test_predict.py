@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import AUDIO, GRID, TEXT, VIDEO, pickled, tiny_arrays
+from conftest import AUDIO, GRID, MAINS, TEXT, VIDEO, Capsys, pickled, tiny_arrays
+from conftest import table as read
 from torch import Tensor
 
 import predict
-import train_iemocap
 import train_mosi
 import train_pom
 from data import prepare
 from model import LMF
 from utils import InputError, load_iemocap, load_mosi, load_pom
 
-Capsys = pytest.CaptureFixture[str]
-MAINS = {"mosi": train_mosi.main, "iemocap": train_iemocap.main, "pom": train_pom.main}
 LOADERS = {
     "mosi": lambda folder: load_mosi(folder, 3),
     "iemocap": lambda folder: load_iemocap(folder, "sad"),
@@ -42,11 +39,6 @@ class Ready(NamedTuple):
     folder: Path  # with the data, the results and the model
     model: Path
     rows: list[dict[str, str]]  # of the results
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -295,19 +287,6 @@ def test_only_earlier_predictions_are_replaced(
     with pytest.raises(InputError, match="expected no file, or earlier predictions"):
         run(model, folder, tmp_path / "results_mosi_1.csv")
     assert (tmp_path / "results_mosi_1.csv").read_text() == "rank,Test MAE\n4,0.9\n"
-
-
-def test_the_readmes_example_predicts(
-    ready: Callable[[str], Ready], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("models", "data"):
-        (tmp_path / name).symlink_to(ready("mosi").folder)
-    monkeypatch.chdir(tmp_path)
-    readme = (predict.ROOT / "README.md").read_text(encoding="utf-8")
-    code = readme.partition("\n## Use a model\n")[2].partition("```python\n")[2].partition("```")[0]
-    names: dict[str, object] = {}
-    exec(code, names)
-    assert np.shape(names["prediction"]) == (11, 1)  # pyright: ignore
 
 
 INPUTS = tuple(torch.randn(5, *size, generator=torch.Generator()) for size in ((6,), (4,), (3, 7)))

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
-from conftest import pickled, tiny_arrays
+from conftest import Capsys, pickled, tiny_arrays
 from python2 import Python2Pickler
 
 from data import assembly, formats, prepare
@@ -27,7 +25,6 @@ SIZES = {"train": 9, "valid": 4, "test": 5}
 STEPS = 6
 EMOTION_ORDER = ("neutral", "happy", "sad", "angry")
 
-Capsys = pytest.CaptureFixture[str]
 Splits = dict[str, dict[str, np.ndarray]]
 
 
@@ -192,14 +189,6 @@ def test_mfn_h5_folder_becomes_pom_without_its_sentiment(tmp_path: Path) -> None
     np.testing.assert_allclose(train.visual, splits["train"]["video"].mean(axis=1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["arrays.npz", "arrays"])
-def test_named_arrays_become_mosi(name: str, tmp_path: Path) -> None:
-    splits = sequences((1,))
-    convert(write_arrays(tmp_path / name, splits), "mosi")
-    test = load_mosi(tmp_path)[2]
-    np.testing.assert_allclose(test.audio, splits["test"]["audio"].mean(axis=1), rtol=1e-6)
-
-
 def test_synthetic_data_survive_a_round_trip_through_another_layout(tmp_path: Path) -> None:
     data = synthetic(small("mosi", (30, 8, 9)), 1)
     splits: Splits = {s: dict(zip(ROLES, data[s.encode()].values(), strict=True)) for s in SPLITS}
@@ -257,27 +246,11 @@ def test_labels_of_another_corpus_are_refused(
     assert not (tmp_path / f"{name}.pkl").exists()
 
 
-def test_convert_leaves_no_file_that_the_script_would_refuse(tmp_path: Path) -> None:
-    splits = sequences((1, 1))
-    splits["valid"]["label"][0] = np.nan
-    source = write_mult(tmp_path / "mosi_data.pkl", splits)
-    with pytest.raises(InputError, match="expected finite labels"):
-        convert(source, "mosi")
-    assert [path.name for path in tmp_path.iterdir()] == ["mosi_data.pkl"]
-
-
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     source = write_mult(tmp_path / "mosi_data.pkl", sequences((1, 1)))
     for folder in (source, source / "inside"):
         with pytest.raises(InputError, match=rf"{folder}: expected a folder to write to"):
             run("convert", source, "--to", "mosi", "-o", folder)
-
-
-def test_a_script_ends_bad_input_with_one_line_and_status_2(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(prepare.__file__)), "inspect", str(tmp_path / "none.pkl")]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert ended.stderr == f"prepare.py: {tmp_path / 'none.pkl'}: no such file\n"
 
 
 # Ids.

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import EXPERIMENTS
 from pretend_gpu import CUDA, NAME, SETUP, Mode, set_up
 from test_stacked import (
-    EXPERIMENTS,
     LIMITS,
     PLAIN,
     Work,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import train_iemocap
 import train_mosi
@@ -18,7 +19,6 @@ import train_pom
 from search.options import Parser
 from training.result import Scored
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "data/README.md", "models/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),

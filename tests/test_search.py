@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import GRID, Options, pickled, tiny_arrays
+from conftest import GRID, MAINS, ROOT, Options, pickled, table, tiny_arrays
 
 import train_iemocap
 import train_mosi
@@ -33,9 +32,6 @@ from search.options import run_script
 from training.result import Data, Limits
 from training.setting import RANGES, Setting
 from utils import InputError, load_mosi
-
-ROOT = Path(train_mosi.__file__).parent
-MAINS = {"mosi": train_mosi.main, "iemocap": train_iemocap.main, "pom": train_pom.main}
 
 Rows = dict[tuple[str, ...], dict[str, str]]  # by setting and seed, without the time they took
 
@@ -51,11 +47,6 @@ def words(options: Options) -> list[str]:
 
 def command(data_set: str, options: Options) -> list[str]:
     return [sys.executable, str(ROOT / f"train_{data_set}.py"), *words(options)]
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, strict=True))
 
 
 def rows(path: Path) -> Rows:
@@ -330,14 +321,6 @@ def test_iemocap_trains_each_emotions_published_setting(options: Options, tmp_pa
     assert (happy["video_hidden"], happy["batch_size"]) == ("16", "128")
     assert (neutral["audio_hidden"], neutral["learning_rate"]) == ("32", "0.0005")
     assert 0 <= float(happy["Test F1-score of the emotion"]) <= 1
-
-
-def test_one_emotion_is_searched_at_a_time(options: Options, tmp_path: Path) -> None:
-    (path,) = train_iemocap.main({**options, "settings": 2, "emotion": "sad", "run_id": "x"})
-    assert path.name == "results_iemocap_sad_x.csv"
-    assert len(rows(path)) == 2
-    saved = torch.load(tmp_path / "models" / "model_iemocap_sad_x.pt", weights_only=True)
-    assert (saved["data_set"], saved["emotion"]) == ("iemocap", "sad")
 
 
 def test_a_users_own_settings_are_trained_in_their_order(options: Options, tmp_path: Path) -> None:

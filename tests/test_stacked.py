@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from conftest import EXPERIMENTS
 from torch import Tensor
 
-import train_iemocap
 import train_mosi
-import train_pom
 from search.jobs import chunks
 from training.parameters import Sizes, sizes
 from training.reference import fit, initial_model
@@ -26,11 +25,6 @@ from training.words import Words
 from utils import Split
 
 AUDIO, VIDEO, TEXT, STEPS = 7, 5, 9, 6
-EXPERIMENTS = {
-    "mosi": train_mosi.EXPERIMENT,
-    "pom": train_pom.EXPERIMENT,
-    "iemocap": train_iemocap.EXPERIMENT,
-}
 PLAIN = Setting(4, 3, 40, 0.1, 0.5, 0.15, 0.003, 0.003, 4, 5, 0.01)
 LARGE = PLAIN._replace(text_hidden=250, batch_size=17)
 BASES = {"small": PLAIN, "large": LARGE}

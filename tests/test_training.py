@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_arrays
+from conftest import EXPERIMENTS, tiny_data
 from torch import Tensor
 
-import train_iemocap
 import train_mosi
-import train_pom
 from training import randomness
 from training.randomness import SeededDropout, batches, epoch_order, keep_mask, stream
 from training.reference import adam, evaluate, fit, initial_model, score
@@ -24,11 +22,6 @@ from training.setting import Setting
 from utils import Split
 
 TRAINING = np.load(Path(__file__).parent / "golden" / "training.npz")
-EXPERIMENTS = {
-    "mosi": train_mosi.EXPERIMENT,
-    "iemocap": train_iemocap.EXPERIMENT,
-    "pom": train_pom.EXPERIMENT,
-}
 PLAIN = Setting(4, 3, 6, 0.0, 0.0, 0.0, 0.003, 0.001, 2, 5, 0.01)  # as the golden numbers' one
 DROPPING = PLAIN._replace(audio_dropout=0.2, video_dropout=0.5, text_dropout=0.3)
 
@@ -45,11 +38,6 @@ def golden_data(data_set: str) -> Data:
     splits = [golden(f"{data_set}/{split}/") for split in ("train", "valid", "test")]
     names = ("audio", "video", "text", "label")
     return Data(*(Split(*(split[name] for name in names)) for split in splits))
-
-
-def tiny_data(seed: int = 0) -> Data:
-    splits = tiny_arrays("mosi", seed).values()
-    return Data(*(Split(*(torch.from_numpy(x).float() for x in s.values())) for s in splits))
 
 
 def fit_mosi(

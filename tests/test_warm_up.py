@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from numba.core import config
 
 from training import compiler
-
-ROOT = Path(compiler.__file__).parent.parent
 
 
 def run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

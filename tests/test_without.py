@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import pickle
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Options, pickled, tiny_arrays
+from conftest import MAINS, Options, pickled, tiny_arrays
+from conftest import table as rows
 
 import train_iemocap
 import train_mosi
-import train_pom
 from data import prepare
 from data.corpora import MODALITIES, ROLES
 from model import LMF
@@ -22,12 +21,6 @@ from search.grid import narrow
 from utils import InputError, load_corpus
 
 KEYS: dict[str, str] = dict(zip(ROLES[:3], MODALITIES, strict=False))
-MAINS = {"mosi": train_mosi.main, "pom": train_pom.main}
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def train(data_set: str, options: Options) -> list[dict[str, str]]:

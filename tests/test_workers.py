@@ -19,7 +19,7 @@ from typing import cast
 
 import pytest
 import torch
-from conftest import tiny_arrays
+from conftest import ROOT, tiny_data
 
 from search import jobs, workers
 from search.jobs import Trainer
@@ -29,9 +29,8 @@ from search.workers import LocalBackend
 from training.result import Data, Result, failed
 from training.setting import Setting
 from training.stacked import Job
-from utils import InputError, Split
+from utils import InputError
 
-ROOT = Path(workers.__file__).parent.parent
 SETTING = Setting(3, 3, 4, 0.0, 0.0, 0.0, 0.001, 0.001, 1, 4, 0.0)
 LARGE = {"weight": torch.zeros(100_000)}  # more than a pipe holds
 JOBS = [(SETTING._replace(rank=rank), 0) for rank in range(1, 7)]
@@ -92,15 +91,6 @@ class Pretending:
 @pytest.fixture(autouse=True)
 def _prepared() -> None:
     workers.prepare()
-
-
-def tiny_data() -> Data:
-    return Data(
-        *(
-            Split(*(torch.from_numpy(array).float() for array in arrays.values()))
-            for arrays in tiny_arrays("mosi").values()
-        )
-    )
 
 
 def begin(

@@ -62,7 +62,6 @@ def test_a_search_goes_on_where_nothing_can_be_printed(
 @pytest.mark.parametrize(
     ("redirection", "status", "errors"),
     [
-        ("{script} {flags} 2>&-", 0, ""),
         ("{script} {flags} <&- >&- 2>&-", 0, ""),
         ("{script} {flags} >/dev/full 2>/dev/full", 0, ""),
         ("{script} {flags} | head -n 1; exit ${{PIPESTATUS[0]}}", 0, ""),

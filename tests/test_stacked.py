@@ -299,14 +299,6 @@ def test_results_of_real_sizes_are_the_same_bit_for_bit_in_any_stack(
         check_identical(result, alone[job])
 
 
-@each_way
-def test_training_twice_gives_the_same(on_gpu: bool) -> None:
-    work, jobs = make_work("pom"), drawn(4, PLAIN)
-    first, second = (stacked(jobs, work, 2, on_gpu=on_gpu) for _ in range(2))
-    for job in jobs:
-        check_identical(first[job], second[job])
-
-
 def test_training_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)

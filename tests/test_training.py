@@ -174,12 +174,6 @@ def test_a_huge_learning_rate_is_reported_as_diverged() -> None:
     assert result.epochs == len(result.history) < 4
 
 
-def test_an_infinite_input_is_reported_as_diverged() -> None:
-    data = tiny_data()
-    data.train.audio[3, 2] = math.inf
-    assert fit_mosi(PLAIN, data=data).status == "diverged"
-
-
 def test_a_last_batch_of_one_example_is_left_out() -> None:
     order = torch.randperm(23)
     sizes = [len(batch) for batch in batches(order, 11)]

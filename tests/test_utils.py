@@ -267,12 +267,6 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "prepare.py synthetic mosi" in message
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
-    (os.mkfifo if kind == "pipe" else os.mkdir)(tmp_path / "mosi.pkl")
-    assert f"expected a file, got a {kind}" in refusal("mosi", tmp_path)
-
-
 def test_the_file_in_the_folders_place_is_refused_with_its_folder(data_path: Path) -> None:
     with pytest.raises(InputError, match=rf"name its folder: --data_path {data_path}$"):
         load_mosi(data_path / "mosi.pkl")

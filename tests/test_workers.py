@@ -138,14 +138,18 @@ def test_a_setting_whose_worker_died_once_is_trained_again(tmp_path: Path) -> No
     assert trainer.attempts(2) == 2
 
 
-def test_an_exception_in_a_worker_is_shown_with_its_traceback(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*ZeroDivisionError: a fault"):
-        run(Pretending(tmp_path, "error"), ALONE)
-
-
-def test_a_worker_that_says_what_to_do_ends_the_search_with_that_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^expected another machine$"):
-        run(Pretending(tmp_path, "bad input"), ALONE)
+@pytest.mark.parametrize(
+    ("fault", "error", "said"),
+    [
+        ("error", RuntimeError, r"(?s)a worker failed.*ZeroDivisionError: a fault"),
+        ("bad input", InputError, r"^expected another machine$"),
+    ],
+)
+def test_an_exception_in_a_worker_ends_the_search_with_its_traceback_or_what_to_do(
+    fault: str, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=said):
+        run(Pretending(tmp_path, fault), ALONE)
 
 
 def test_an_idle_worker_that_dies_does_not_end_the_search(tmp_path: Path) -> None:

@@ -5,15 +5,46 @@ Shapes use: K members, N examples, D features, P parameters.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model import MODALITIES
 from training.parameters import Parameters
+from training.randomness import dropout_key, epoch_order
+from training.result import EarlyStopping, Result, Scored, Task, finished
 from training.setting import Setting
+
+
+class Member(NamedTuple):
+    """A setting in training."""
+
+    setting: Setting
+    seed: int
+    stopping: EarlyStopping
+    seconds: list[float]  # its share of each epoch's time
+
+    def draws(self, examples: int) -> tuple[Tensor, list[int]]:
+        """Returns the coming epoch's order (N,), and the keys of its masks by modality."""
+        setting, seed, epoch = self.setting, self.seed, len(self.seconds) + 1
+        keys = [dropout_key(setting, seed, modality, epoch) for modality in MODALITIES]
+        return epoch_order(setting, seed, epoch, examples), keys
+
+    def result(
+        self, task: Task, scored: Scored | None, state_dict: dict[str, Tensor] | None
+    ) -> Result:
+        """Returns what it came to, by its best weights and what they give; None if it diverged.
+
+        The scores are computed here, which takes no GPU.
+        """
+        started = time.perf_counter()
+        scores = task.scores(scored) if scored else {}
+        elapsed = sum(self.seconds) + time.perf_counter() - started
+        return finished(self.setting, self.seed, self.stopping, scores, state_dict, elapsed)
 
 
 @dataclass

@@ -26,14 +26,13 @@ from training.dropout_cpu import masks_on_cpu
 from training.forward import Forward
 from training.graphs import Graphs
 from training.lstm_gpu import TextOnGpu
-from training.members import Ended, Member
 from training.memory import VALID_CHUNK, default_slots, members_that_fit
 from training.parameters import Parameters, Sizes, padded, sizes
 from training.randomness import batches, keep_mask
 from training.reference import initial_model, outputs
-from training.result import Data, EarlyStopping, Limits, Result, Task
+from training.result import Data, EarlyStopping, Limits, Result, Scored, Task
 from training.setting import Setting
-from training.slots import Slots
+from training.slots import Member, Slots
 from training.text_cpu import TextOnCpu
 from training.words import Words
 from utils import Split
@@ -110,8 +109,10 @@ class Stack:
                 if on_epoch:
                     on_epoch(member.setting, member.seed, len(member.seconds), *losses)
             self.slots.keep_best(self._places(improved))
-            at_end = [self._end(slot, member) for slot, member in active if member.stopping.done]
-            ended = (end.result(self.task) for end in at_end)
+            at_end = [
+                (member, self._end(slot, member)) for slot, member in active if member.stopping.done
+            ]
+            ended = (member.result(self.task, *best) for member, best in at_end)
             if not self.on_gpu:
                 yield from ended
             self._fill(jobs)
@@ -226,20 +227,20 @@ class Stack:
             total += self.task.loss(output, label.expand(count, -1, -1)).sum(-1)
         return total
 
-    def _end(self, slot: int, member: Member) -> Ended:
-        """Takes a member out of its slot, with what its scores are computed from."""
+    def _end(self, slot: int, member: Member) -> tuple[Scored | None, dict[str, Tensor] | None]:
+        """Takes a member out of its slot; returns what its scores are of, and its best weights."""
         started = time.perf_counter()
         setting, seed, stopping, seconds = member
         self.members[slot] = None
         if stopping.status != "ok":
-            return Ended(member, None, None)
+            return None, None
         model = initial_model(setting, seed, self.data.input_dims, self.task.output_dim)
         state = model.state_dict()
         self.parameters.unpack(self.slots.best[slot].cpu(), state)
         self.slots.unpack_best_running(slot, state, stopping.best_epoch * len(self.batches))
         scored = outputs(model.to(self.device), self.data, self.task)
         seconds.append(time.perf_counter() - started)
-        return Ended(member, scored, state)
+        return scored, state
 
 
 def _adam_on_cpu(slots: Slots, parameters: Parameters) -> AdamArrays:

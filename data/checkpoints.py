@@ -40,7 +40,7 @@ def check_whole(state: Mapping[str, Tensor]) -> None:
 
 def without_waiting(path: str, flags: int) -> int:
     """Opens a file for `open`, and a pipe at once, which has nothing to be read then."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_alike(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -47,7 +47,7 @@ def open_regular(path: Path, missing: str = "no such file") -> BinaryIO:
     """
     try:
         _require_regular(path, os.stat(path))  # first: even to open a device can have effects
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", os.O_RDONLY))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             _require_regular(path, os.fstat(descriptor))
             return open(descriptor, "rb")
@@ -113,9 +113,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     part = part_of(path)
     try:
         remove(part)
-        descriptor = os.open(
-            part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666
-        )
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
             write(part)
             if not os.path.samestat(os.fstat(descriptor), os.lstat(part)):
@@ -156,8 +154,6 @@ def remove(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes sure that names in a folder outlast a power cut, as the files' content does."""
-    if os.name != "posix":
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

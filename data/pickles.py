@@ -117,7 +117,7 @@ class _Machine(Reader):
         if len(line) < 2 or line[0] != line[-1] or line[0] not in b"'\"":
             raise PickleError("a string has no quotes")
         self.push(codecs.escape_decode(line[1:-1])[0])
-        if len(line) > LARGE and hasattr(mmap, "MADV_DONTNEED"):
+        if len(line) > LARGE:
             done = self.at - self.at % mmap.PAGESIZE
             self.data.madvise(mmap.MADV_DONTNEED, 0, done)  # these pages aren't needed again
 

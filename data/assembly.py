@@ -99,7 +99,9 @@ def assemble(
     notes = list(_clean(raw))
     if labelled:
         _check_labels(path, raw, corpus)
-        notes += _drop_extra(raw, corpus)
+        labels = {split: arrays["label"] for split, arrays in raw.items()}
+        for split, label in corpus.without_extra(labels, notes).items():
+            raw[split]["label"] = label
     if not only:
         notes += label_notes(corpus, {split: arrays["label"] for split, arrays in raw.items()})
     ids = {split: _ids(parts[split], len(raw[split]["glove"])) for split in splits}
@@ -265,15 +267,6 @@ def _clean(raw: Arrays) -> Iterator[str]:
         parts = {split: arrays[modality] for split, arrays in raw.items()}
         if splits := [split for split, part in parts.items() if part.size and not part.any()]:
             yield f"{role}: every value is 0 in {', '.join(splits)}"
-
-
-def _drop_extra(raw: Arrays, corpus: Corpus) -> Iterator[str]:
-    """Drops a column too many of the labels, and yields what is to be said."""
-    columns = next(iter(raw.values()))["label"].shape[1]
-    if corpus.extra_column is not None and columns > corpus.label_columns:
-        for arrays in raw.values():
-            arrays["label"] = corpus.without_extra(arrays["label"])
-        yield corpus.extra_note
 
 
 def _set_length(raw: Arrays, length: int, corpus: Corpus) -> None:

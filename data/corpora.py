@@ -6,6 +6,7 @@ without the row (docs/own-data.md): then nothing is known of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -45,18 +46,20 @@ class Corpus(NamedTuple):
         columns = self.label_columns
         return (columns,) if self.extra_column is None else (columns, columns + 1)
 
-    def without_extra(self, label: np.ndarray) -> np.ndarray:
-        """Returns labels (N, columns + 1) without the column that is dropped."""
-        assert self.extra_column is not None
-        return np.delete(label, self.extra_column, axis=1)
-
-    @property
-    def extra_note(self) -> str:
-        """What is said of that column when it is dropped."""
-        return (
-            f"labels have {self.label_columns + 1} columns: {self.extra_name} "
-            f"(index {self.extra_column}) is dropped"
+    def without_extra(
+        self, labels: Mapping[str, np.ndarray], notes: list[str]
+    ) -> Mapping[str, np.ndarray]:
+        """Returns labels (N, L) by split without the column that is dropped; the notes say so."""
+        columns = next(iter(labels.values())).shape[1]
+        if self.extra_column is None or columns <= self.label_columns:
+            return labels
+        notes.append(
+            f"labels have {columns} columns: {self.extra_name} (index {self.extra_column}) is "
+            "dropped"
         )
+        return {
+            split: np.delete(label, self.extra_column, axis=1) for split, label in labels.items()
+        }
 
 
 _ALL = (

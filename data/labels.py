@@ -36,10 +36,7 @@ def labels_of(found: Found, corpus: Corpus, notes: list[str]) -> dict[str, dict[
         raise _other_labels(found, f"(N, {corpus.label_columns})", shape)
     if flat["train"].shape != shape:
         notes.append(f"labels {shape}: reshaped to {flat['train'].shape}")
-    if corpus.extra_column is not None and columns > corpus.label_columns:
-        notes.append(corpus.extra_note)
-        flat = {split: corpus.without_extra(label) for split, label in flat.items()}
-    return {"": flat}
+    return {"": dict(corpus.without_extra(flat, notes))}
 
 
 def _emotions(found: Found, split: str, label: np.ndarray) -> dict[str, np.ndarray]:

@@ -42,15 +42,14 @@ def hyperparameter_sheet(
     low, high = _limits(shown)
     for panel, (name, by_value) in zip(axes.flat, losses.items(), strict=False):
         _panel(panel, by_value, high)
-        panel.set_title(name, fontsize=10)
+        panel.set_title(name, fontsize=9)
     for panel in axes.flat[len(losses) :]:
         panel.set_visible(False)
     axes[0, 0].set_ylim(low, high)
     if above := sum(loss > high for loss in shown):
         title += f"; {above} above the frame (triangles)"
     figure.supylabel(label if rows > 1 else label.replace(" (", "\n("), fontsize=10)
-    lines = textwrap.fill(printable(title), int(LETTERS_PER_INCH * figure.get_figwidth()))
-    figure.suptitle(lines, fontsize=11, parse_math=False)
+    figure.suptitle(_lines(title, figure.get_figwidth()), fontsize=10, parse_math=False)
     _save(figure, path)
 
 
@@ -177,10 +176,18 @@ def slope(widths: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(widths[-3:]), np.log(values[-3:]), 1)[0])
 
 
+def _lines(title: str, width: float) -> str:
+    """Returns a title in lines that fit into so many inches."""
+    return textwrap.fill(printable(title), int(LETTERS_PER_INCH * width))
+
+
 def _finish(axes: Axes, x_label: str, y_label: str, title: str) -> None:
+    figure = axes.get_figure(root=True)
+    assert figure
+    title = _lines(title, figure.get_figwidth() / len(figure.axes))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.set_title(printable(title), fontsize=11, parse_math=False)
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from written_results import SETTING, make_rows, ranks, write_results
 
@@ -66,6 +67,23 @@ def test_settings_too_few_to_tell_effects_apart_are_not_drawn(
     text = (tmp_path / "report.md").read_text()
     assert "No figure by value: 2 settings differ in 3 ways." in text
     assert drawn == []
+
+
+def test_title_of_a_run_with_a_long_name_lies_in_the_figure(drawn: list[Figure]) -> None:
+    title = f"CMU-MOSI, run {'WORDS_of_many_letters ' * 3}{'x' * 200}: what is shown"
+    label, scores = "MAE (points)", np.array([1.00011, 1.00012])
+    figures.rank_study(Path("a"), {1: scores, 2: scores}, label, title)
+    figures.learning_curves(Path("a"), np.ones((3, 2)), 2, label, title)
+    figures.hyperparameter_sheet(Path("a"), {"rank": {1: [1.0, 2.0]}}, label, title)
+    device = "NVIDIA RTX 6000 Ada Generation Laptop GPU"
+    figures.fusion_costs(Path("a"), {"LMF": [(8, 9, 1.0), (16, 18, 2.0)]}, device)
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+        for text in [*(axes.title for axes in figure.axes), *figure.texts]:
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
 
 
 def test_titles_say_what_is_shown(drawn: list[Figure], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ BOX_POINTS = 10  # with fewer points at a value a box would say too much
 LABEL_ROOM = 36  # characters below a panel
 RANK_LABELS = 12
 LETTERS_PER_INCH = 11  # of a title
+LONGEST_WORD = 8  # letters, of most words in it
 
 
 def hyperparameter_sheet(
@@ -177,8 +178,10 @@ def slope(widths: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _lines(title: str, width: float) -> str:
-    """Returns a title in lines that fit into so many inches."""
-    return textwrap.fill(printable(title), int(LETTERS_PER_INCH * width))
+    """Returns a title in lines that fit into so many inches, about equally long."""
+    title, most = printable(title), int(LETTERS_PER_INCH * width)
+    count = -(-len(title) // most)
+    return textwrap.fill(title, min(most, len(title) // count + LONGEST_WORD))
 
 
 def _finish(axes: Axes, x_label: str, y_label: str, title: str) -> None:
